@@ -1,0 +1,257 @@
+"""The commands. Each one parses, calls one function of a room below, and prints its result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from planner.cli.output import console, human_count, human_seconds, print_json, progress_bar, status
+from planner.errors import InputError, PlannerError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="planner",
+    help="Decide how much computation a language model should spend on each prompt, and how.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option("--policy", "-p", help="Policy folder. Default: PLANNER_POLICY, else the laboratory's."),
+]
+BudgetOption = Annotated[
+    str, typer.Option("--budget", "-b", help="Hard cap for one prompt: `8x`, `2 GFLOPs`, `4000 tokens`, `3e9`.")
+]
+
+
+@app.command(epilog="Example: `planner profile profiling/recipes/lab-demo.toml -o runs/lab --dry-run`")
+def profile(
+    recipe: Annotated[Path, typer.Argument(help="Run recipe (TOML).")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Bank folder. Default: runs/RECIPE.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate requests, tokens, FLOPs and time only.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Generate and score samples and runs for every strategy of a recipe; resumes where it stopped."""
+    from planner.profiling.run import profile as run_profile
+
+    bank_path = output or Path("runs") / recipe.stem
+    with progress_bar("profile", quiet=quiet or as_json) as advance:
+        report = run_profile(recipe, bank_path, dry_run=dry_run, progress=advance)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    estimate = report.estimate
+    verb = "would take" if dry_run else "was estimated at"
+    console.print(
+        f"The whole recipe {verb} [bold]{human_count(estimate.requests)}[/] requests, "
+        f"[bold]{human_count(estimate.generated_tokens)}[/] generated tokens, "
+        f"[bold]{human_count(estimate.flops, 'FLOPs')}[/], about [bold]{human_seconds(estimate.seconds)}[/]; "
+        f"{estimate.done_chunks} of {estimate.total_chunks} chunks were already there."
+    )
+    if not dry_run:
+        console.print(
+            f"Generated {human_count(report.generated_tokens)} tokens in {human_seconds(report.seconds)}; "
+            f"the bank is [bold]{bank_path}[/]. Next: planner fit {bank_path} -o runs/policy"
+        )
+
+
+@app.command(name="import", epilog="Example: `planner import samples.jsonl.gz --format samples -o runs/mine`")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Recorded samples.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bank folder to write.")],
+    format: Annotated[str, typer.Option("--format", help="`samples`: JSONL, one problem a line.")] = "samples",
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="JSONL with `problem_id` (or `unique_id`) and `prompt`, joined.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The policy model's config.json, to price tokens in FLOPs.")
+    ] = None,
+    policy_model: Annotated[str | None, typer.Option("--policy-model", help="Name, where the file has none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a bank from samples that somebody already has."""
+    from planner.profiling.importers import import_samples
+
+    if format != "samples":
+        raise InputError("unknown format", field="--format", value=format, expected="samples")
+    report = import_samples(files, output, prompts=prompts, config=config, policy=policy_model)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    console.print(f"{report.problems} problems, {report.samples} samples -> [bold]{output}[/]")
+    for warning in report.warnings:
+        console.print(f"[yellow]note[/] {warning}")
+    console.print(f"Next: planner fit {output} -o runs/policy")
+
+
+@app.command(epilog="Example: `planner fit runs/lab-demo -o runs/policy`")
+def fit(
+    bank: Annotated[Path, typer.Argument(help="Bank folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Policy folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of folds, search and bootstrap.")] = 0,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    trials: Annotated[int, typer.Option(min=10, help="Optuna trials for each bucket.")] = 200,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the compute-optimal policy for the bank's policy models and verifier; report it on held-out folds."""
+    from planner.policy.fit import fit as run_fit
+
+    with progress_bar("fit", quiet=quiet or as_json) as advance:
+        result = run_fit(bank, output, seed=seed, folds=folds, trials=trials, progress=advance)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    from planner.report.terminal import show as show_policy
+
+    show_policy(output, console)
+    console.print(f"Next: planner report {output} -o runs/report.html")
+
+
+@app.command(epilog='Example: `planner choose "What is 12 + 30 - 7?" --budget 8x --explain`')
+def choose(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
+    budget: BudgetOption = "8x",
+    policy: PolicyOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Alternatives, difficulty, next better budget.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose strategy and hyperparameters for one prompt under a budget; generates nothing."""
+    plan = _planner(policy).choose(prompt, budget)
+    if as_json:
+        print_json(plan.to_dict())
+        return
+    console.print(plan.explain() if explain else _plan_lines(plan))
+    _warn(plan)
+
+
+@app.command(epilog='Example: `planner solve "What is 12 + 30 - 7?" --budget 8x`')
+def solve(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
+    budget: BudgetOption = "8x",
+    policy: PolicyOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a plan and run it on its engine; never spends more than the budget."""
+    solution = _planner(policy).solve(prompt, budget)
+    if as_json:
+        print_json(solution.to_dict())
+        return
+    console.print(_plan_lines(solution.plan))
+    console.print(solution.text, markup=False)
+    console.print(
+        f"[bold]{solution.answer}[/] ({solution.outcome}; {human_count(solution.cost.total_flops, 'FLOPs')} spent)"
+    )
+    _warn(solution.plan)
+
+
+@app.command(epilog="Example: `planner report models/lab/policy -o report.html`")
+def report(
+    policy: Annotated[Path, typer.Argument(help="Policy folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="`.html`, `.md` or `.json` file.")] = Path(
+        "runs/report.html"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Write the strategy report of a fitted policy."""
+    from planner.report import write_report
+
+    path = write_report(policy, output)
+    if as_json:
+        print_json({"report": str(path), "bytes": path.stat().st_size})
+    else:
+        console.print(f"report: [bold]{path}[/] ({human_count(path.stat().st_size, 'B')})")
+
+
+@app.command(epilog="Example: `planner show models/lab/policy`")
+def show(
+    policy: Annotated[Path, typer.Argument(help="Policy folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print a policy's table and its held-out evaluation."""
+    if as_json:
+        from planner.policy.folder import read_policy
+
+        document = read_policy(policy)
+        print_json({"policy": document.policy, "evaluation": document.evaluation})
+        return
+    from planner.report.terminal import show as show_policy
+
+    show_policy(policy, console)
+
+
+@app.command(epilog="Example: `planner strategies --json`")
+def strategies(as_json: AsJson = False) -> None:
+    """List the strategies with their hyperparameters and what they need."""
+    from planner.strategies import describe
+
+    rows = describe()
+    if as_json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table("strategy", "hyperparameters (default)", "needs")
+    for row in rows:
+        fields = ", ".join(f"{k}={v}" for k, v in row["hyperparameters"].items())
+        table.add_row(row["name"], fields, ", ".join(row["needs"]) or "-")
+    console.print(table)
+
+
+@app.command(epilog="Example: `planner demo`")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of bank, policy and report.")] = Path(
+        "runs/demo"
+    ),
+    quiet: Quiet = False,
+) -> None:
+    """The whole job on the laboratory: profile, fit, report, choose. Run again, it generates nothing anew."""
+    from planner.cli.demo import run_demo
+
+    run_demo(output, quiet=quiet)
+
+
+def _planner(policy: Path | None) -> Any:
+    from planner.api import default_planner, load
+
+    return load(policy) if policy is not None else default_planner()
+
+
+def _plan_lines(plan: Any) -> str:
+    fields = ", ".join(f"{k}={v}" for k, v in plan.hyperparameters.items() if v is not None)
+    low, high = plan.accuracy_interval
+    return (
+        f"[bold]{plan.strategy}[/]({fields}) with {plan.policy_model}"
+        f"{f' and {plan.verifier}' if plan.verifier else ''}\n"
+        f"expected accuracy {plan.expected_accuracy:.3f} [{low:.3f}, {high:.3f}]\n{plan.reason}"
+    )
+
+
+def _warn(plan: Any) -> None:
+    for warning in plan.warnings:
+        status.print(f"[yellow]warning[/] {warning}")
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose print one message and leave with their exit code."""
+    from planner.cli import lab  # registers `planner lab`
+
+    app.add_typer(lab.app, name="lab")
+    try:
+        app()
+    except PlannerError as error:
+        status.print(f"[red]error[/] {error}", markup=True, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        status.print("interrupted; what is in the bank stays, run the same command to go on")
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Engines, verifiers and what they cost. Nothing heavy is imported here."""

@@ -1,0 +1,1 @@
+"""The laboratory: small policy models and a process reward model, trained from scratch (see `models/lab/`)."""

@@ -1,0 +1,36 @@
+"""Score attempts with the process reward model in plain batches, for measuring; profiling uses the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from planner.models.lab.data import pad
+from planner.models.lab.steps import Attempt, encode_attempts
+from planner.models.lab.tokenizer import MINUS, PLUS, STEP
+
+__all__ = ["step_scores"]
+
+_BATCH = 64
+
+
+@torch.inference_mode()
+def step_scores(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Attempt]
+) -> list[list[float]]:
+    """P(+) of every step of every attempt; an attempt without steps gets an empty list."""
+    results: list[list[float]] = [[] for _ in attempts]
+    kept = [number for number, attempt in enumerate(attempts) if attempt.steps]
+    encoded = dict(zip(kept, encode_attempts(tokenizer, [attempts[n] for n in kept]), strict=True))
+    kept.sort(key=lambda number: len(encoded[number].ids))
+    signs = model.lm_head.weight[[MINUS, PLUS]]
+    for first in range(0, len(kept), _BATCH):
+        group = kept[first : first + _BATCH]
+        ids = pad([encoded[number].ids for number in group])
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        for row, number in enumerate(group):
+            chances = (hidden[row, ids[row] == STEP] @ signs.T).softmax(-1)[:, 1]
+            results[number] = [float(chance) for chance in chances]
+    return results

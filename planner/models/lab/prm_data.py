@@ -1,0 +1,105 @@
+"""The process reward model's data: rounds of the policies' own attempts and of corrupted solutions, each seen once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from planner.models.lab.corrupt import corrupt
+from planner.models.lab.data import pad
+from planner.models.lab.sampling import sample
+from planner.models.lab.steps import UNLABELLED, Attempt, Encoded, attempt_of
+from planner.models.lab.tokenizer import prompt_text
+from planner.tasks.lab import WorkedProblem, training_stream
+
+__all__ = ["attempts_by", "prm_batches", "round_of_attempts"]
+
+SAMPLED_PROBLEMS = 384
+CORRUPTED_PROBLEMS = 768
+EACH = 4
+TEMPERATURES = (0.7, 1.2)
+
+
+def attempts_by(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[WorkedProblem],
+    each: int,
+    *,
+    temperature: float | tuple[float, float],
+    seed: int,
+) -> list[list[Attempt]]:
+    """`each` attempts of the policy model at every problem."""
+    prompts = tokenizer([prompt_text(p.question) for p in problems])["input_ids"]
+    sampled = sample(model, prompts, each, temperature=temperature, seed=seed)
+    return [
+        [attempt_of(problem, text) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        for problem, ids in zip(problems, sampled, strict=True)
+    ]
+
+
+def round_of_attempts(
+    policies: Mapping[str, LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast, seed: int, number: int
+) -> list[Attempt]:
+    """Fresh attempts of one round: from one policy in turn (at most two right and two wrong ones a problem, so that
+    easy problems do not drown the rest), and corrupted solutions, every other one beside the right one."""
+    key = seed * 1_000_003 + number
+    rng = random.Random(key)
+    stream = training_stream(0x5C0DE + key)
+    problems = list(islice(stream, SAMPLED_PROBLEMS))
+    model = policies[sorted(policies)[number % len(policies)]]
+    attempts: list[Attempt] = []
+    for group in attempts_by(model, tokenizer, problems, EACH, temperature=TEMPERATURES, seed=key):
+        different = list(dict.fromkeys(a for a in group if a.steps))
+        right = [a for a in different if a.right]
+        wrong = [a for a in different if not a.right]
+        # A problem that is always solved says little; half of those are enough.
+        attempts += wrong[:3] + (right[:2] if wrong else right[: rng.randrange(2)])
+    for place, problem in enumerate(islice(stream, CORRUPTED_PROBLEMS)):
+        wrong_one = corrupt(problem, rng)
+        if wrong_one is not None:
+            attempts.append(wrong_one)
+        if place % 2:
+            attempts.append(Attempt(problem, problem.steps))
+    return attempts
+
+
+def prm_batches(
+    encoded: Sequence[Encoded], tokens: int, rng: random.Random
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Batches (ids, step labels, token labels, next tokens), each (batch, time), of at most `tokens` padded tokens.
+
+    Next tokens are given for right solutions only: predicting them keeps the arithmetic that judging needs.
+    """
+    groups: list[list[Encoded]] = [[]]
+    for one in sorted(encoded, key=lambda e: (len(e.ids), rng.random())):
+        if groups[-1] and (len(groups[-1]) + 1) * len(one.ids) > tokens:
+            groups.append([])
+        groups[-1].append(one)
+    rng.shuffle(groups)
+    return [
+        (
+            pad([one.ids for one in group]),
+            _labels([one.step_labels for one in group]),
+            _labels([one.token_labels for one in group]),
+            _labels([_next_tokens(one) for one in group]),
+        )
+        for group in groups
+    ]
+
+
+def _next_tokens(one: Encoded) -> list[int]:
+    if not one.right:
+        return [UNLABELLED] * len(one.ids)
+    following = one.ids[1:]
+    return [token if place >= one.prompt - 1 else UNLABELLED for place, token in enumerate(following)] + [UNLABELLED]
+
+
+def _labels(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[UNLABELLED] * (width - len(row))] for row in rows])

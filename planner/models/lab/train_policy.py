@@ -1,0 +1,118 @@
+"""Train one policy model: next-token loss on worked solutions, never the same problem twice.
+
+    python -m planner.models.lab.train_policy --name lab-medium --minutes 42
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from planner.models.lab.data import Batch, batches_of, chunk_of_problems, encode_solved
+from planner.models.lab.progress import (
+    Limit,
+    Position,
+    learning_rate,
+    load_checkpoint,
+    report_line,
+    save_checkpoint,
+)
+from planner.models.lab.shapes import SHAPES, new_model
+from planner.models.lab.tokenizer import train_tokenizer
+from planner.tasks.lab import training_stream
+
+__all__ = ["lab_tokenizer", "solution_loss", "train_policy"]
+
+BATCH_TOKENS = 1536
+ACCUMULATE = 2
+"""Batches a step: lengths, and with them families, differ between batches, so one alone would be one-sided."""
+
+
+def lab_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of every laboratory model, learned from the training stream."""
+    problems = islice(training_stream(999), 6000)
+    return train_tokenizer(f"{problem.question}\n{problem.solution}" for problem in problems)
+
+
+def solution_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
+    """Summed cross-entropy (nats) over the batch's solution tokens; logits are computed only there."""
+    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1][batch.mask]
+    return functional.cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][batch.mask], reduction="sum")
+
+
+def train_policy(name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoint_minutes: float = 3.0) -> Position:
+    """Train the model called `name` under `runs/name`, resuming from its checkpoint; exports it there too."""
+    torch.manual_seed(seed)
+    shape, tokenizer = SHAPES[name], lab_tokenizer()
+    model = new_model(shape)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
+    checkpoint = runs / name / "checkpoint.pt"
+    position = load_checkpoint(checkpoint, model, optimizer)
+    started = saved = told = time.monotonic()
+    began_at, seconds_before = limit.share(position), position.seconds
+    loss_sum, token_sum = 0.0, 0
+    while limit.share(position) < 1.0:
+        sequences = encode_solved(tokenizer, chunk_of_problems(seed, position.chunk))
+        batches = batches_of(sequences, BATCH_TOKENS, random.Random(seed * 1_000_003 + position.chunk))
+        for first in range(0, len(batches), ACCUMULATE):
+            group = batches[first : first + ACCUMULATE]
+            counted = sum(int(batch.mask.sum()) for batch in group)
+            for batch in group:
+                loss = solution_loss(model, batch)
+                (loss / counted).backward()  # type: ignore[no-untyped-call]
+                loss_sum += float(loss.detach())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = learning_rate(shape.learning_rate, limit.share(position))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            token_sum += counted
+            position.step += 1
+            position.tokens += sum(batch.ids.numel() for batch in group)
+            position.seconds = seconds_before + time.monotonic() - started
+            if limit.share(position) >= 1.0:
+                break
+        position.chunk += 1
+        now = time.monotonic()
+        if now - told > 15 or limit.share(position) >= 1.0:
+            share = limit.share(position)
+            print(report_line(name, position, share, started, began_at, loss_sum / token_sum), flush=True)
+            loss_sum, token_sum, told = 0.0, 0, now
+        if now - saved > checkpoint_minutes * 60 or limit.share(position) >= 1.0:
+            save_checkpoint(checkpoint, model, optimizer, position)
+            export(model, tokenizer, runs / name / "export")
+            saved = now
+    return position
+
+
+def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a checkpoint that transformers and vLLM load unchanged."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", choices=list(SHAPES), required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--tokens", type=float, default=float("inf"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train_policy(args.name, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()

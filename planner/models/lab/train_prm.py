@@ -1,0 +1,145 @@
+"""Train the process reward model on exact step labels, starting from a policy model's weights.
+
+    python -m planner.models.lab.train_prm --minutes 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from planner.models.lab.deepen import deepened
+from planner.models.lab.prm_data import prm_batches, round_of_attempts
+from planner.models.lab.progress import (
+    Limit,
+    Position,
+    learning_rate,
+    load_checkpoint,
+    report_line,
+    save_checkpoint,
+)
+from planner.models.lab.steps import UNLABELLED, Attempt, encode_attempts
+from planner.models.lab.tokenizer import MINUS, PLUS, load_tokenizer
+from planner.models.lab.train_policy import export
+from planner.tasks.lab import worked_problems
+
+__all__ = ["prm_losses", "train_prm"]
+
+LEARNING_RATE = 6e-4
+EXTRA_LAYERS = 2
+BATCH_TOKENS = 2048
+ACCUMULATE = 1
+TOKEN_WEIGHT = 0.5
+LANGUAGE_WEIGHT = 0.5
+
+
+def prm_losses(
+    model: LlamaForCausalLM, ids: Tensor, steps: Tensor, tokens: Tensor, following: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean cross-entropies (nats): over `<step>` tags, over tokens up to the first wrong one (wrong ones count as much
+    as right ones, being rare), and of right solutions' next tokens.
+
+    The judgement at tokens is a help for training only: it shows where in a step the error is.
+    """
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    signs = model.lm_head.weight[[MINUS, PLUS]]
+
+    def judged(labels: Tensor, chosen: Tensor) -> Tensor:
+        if not bool(chosen.any()):
+            return hidden.sum() * 0.0
+        return functional.cross_entropy(hidden[chosen] @ signs.T, labels[chosen])
+
+    chosen = following != UNLABELLED
+    language = (
+        functional.cross_entropy(model.lm_head(hidden[chosen]), following[chosen])
+        if bool(chosen.any())
+        else hidden.sum() * 0.0
+    )
+    on_tokens = (judged(tokens, tokens == 1) + judged(tokens, tokens == 0)) / 2
+    return judged(steps, steps != UNLABELLED), on_tokens, language
+
+
+def train_prm(
+    start: Path, policies: Mapping[str, Path], runs: Path, limit: Limit, *, name: str = "lab-prm", seed: int = 1
+) -> Position:
+    """Train under `runs/name` from the weights in `start`; `policies` (folders by name) write the attempts."""
+    torch.manual_seed(seed)
+    tokenizer = load_tokenizer(start)
+    examples = [one.ids for one in encode_attempts(tokenizer, [Attempt(p, p.steps) for p in worked_problems("train", 96)])]
+    model = deepened(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32), EXTRA_LAYERS, examples)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
+    checkpoint = runs / name / "checkpoint.pt"
+    position = load_checkpoint(checkpoint, model, optimizer)
+    started = saved = told = time.monotonic()
+    began_at, seconds_before = limit.share(position), position.seconds
+    sums, steps_done = torch.zeros(3), 0
+    sampling = 0.0
+    while limit.share(position) < 1.0:
+        before = time.monotonic()
+        # Loaded every round: a policy that is still in training sends its newest weights.
+        writers = {
+            key: LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for key, folder in policies.items()
+        }
+        attempts = round_of_attempts(writers, tokenizer, seed, position.chunk)
+        sampling += time.monotonic() - before
+        rng = random.Random(seed * 1_000_003 + position.chunk)
+        batches = prm_batches(encode_attempts(tokenizer, attempts), BATCH_TOKENS, rng)
+        for first in range(0, len(batches), ACCUMULATE):
+            group = batches[first : first + ACCUMULATE]
+            for ids, steps, tokens, following in group:
+                on_steps, on_tokens, language = prm_losses(model, ids, steps, tokens, following)
+                loss = on_steps + TOKEN_WEIGHT * on_tokens + LANGUAGE_WEIGHT * language
+                (loss / len(group)).backward()
+                sums += torch.stack((on_steps, on_tokens, language)).detach()
+                steps_done += 1
+                position.tokens += ids.numel()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = learning_rate(LEARNING_RATE, limit.share(position))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            position.step += 1
+            position.seconds = seconds_before + time.monotonic() - started
+            if limit.share(position) >= 1.0:
+                break
+        position.chunk += 1
+        now = time.monotonic()
+        if now - told > 20 or limit.share(position) >= 1.0:
+            means = (sums / steps_done).tolist()
+            line = report_line(name, position, limit.share(position), started, began_at, means[0])
+            print(f"{line}, tokens' {means[1]:.4f}, language {means[2]:.4f}, sampling {sampling:.0f} s", flush=True)
+            sums, steps_done, told = torch.zeros(3), 0, now
+        if now - saved > 180 or limit.share(position) >= 1.0:
+            save_checkpoint(checkpoint, model, optimizer, position)
+            export(model, tokenizer, runs / name / "export")
+            saved = now
+    return position
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
+    parser.add_argument("--start", type=Path, default=Path("runs/lab/lab-medium/export"))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--tokens", type=float, default=float("inf"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--name", default="lab-prm")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    policies = {name: args.runs / name / "export" for name in ("lab-small", "lab-medium")}
+    train_prm(args.start, policies, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), name=args.name, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()

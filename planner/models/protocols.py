@@ -1,0 +1,80 @@
+"""What every engine and every verifier is: batches in, batches out.
+
+An implementation must hold these obligations; `planner.models.contract` checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from planner.core import Completion, GenerationRequest, ScoreRequest, StepScores
+from planner.models.cost import ModelShape
+
+__all__ = ["Engine", "EngineInfo", "Verifier", "VerifierInfo"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """Who generates. `fingerprint` changes whenever the same request could give another text.
+
+    `shape` (None where the model's config is unknown) prices tokens in FLOPs. `caches_prefixes`: the keys and values of
+    a prefix generated before are reused, so a search step pays for its own tokens only.
+    """
+
+    name: str
+    fingerprint: str
+    shape: ModelShape | None
+    caches_prefixes: bool
+    max_context_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierInfo:
+    """Who scores. `incremental`: a step costs its own tokens because the prefix's keys and values are kept."""
+
+    name: str
+    fingerprint: str
+    shape: ModelShape | None
+    incremental: bool
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates text."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """One completion for each request, in order. A request's result depends on the request alone."""
+        ...
+
+    def count_tokens(self, prompt: str, prefix: str = "") -> int:
+        """Tokens of the model's input for this prompt and partial answer, special tokens included."""
+        ...
+
+    def reset(self) -> None:
+        """Forget kept prefixes, so that what follows does not depend on what came before."""
+        ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Scores partial answers."""
+
+    @property
+    def info(self) -> VerifierInfo: ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[StepScores]:
+        """Step scores for each request, in order. A request's scores depend on the request alone."""
+        ...
+
+    def count_tokens(self, prompt: str, steps: Sequence[str]) -> int:
+        """Tokens of the verifier's input for this prompt and these steps."""
+        ...
+
+    def reset(self) -> None:
+        """Forget kept prefixes."""
+        ...

@@ -1,0 +1,249 @@
+"""From held-out outcomes to evaluation.json: means with intervals, paired differences, efficiency gains, the
+predictor's figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.policy.evaluate import BASELINES, METHODS, HeldOut, Track
+from planner.policy.statistics import (
+    Resamples,
+    calibration_error,
+    detectable_difference,
+    percentile_interval,
+    rank_correlation,
+)
+from planner.policy.table import BUCKET_EDGES, bucket_of
+from planner.profiling.outcomes import Outcomes
+
+__all__ = ["budget_comparisons", "curves", "efficiency", "gap_closed", "part_costs", "predictor_figures"]
+
+Floats = NDArray[np.float64]
+
+_LEVELS = (4, 16, 64)
+"""The N of a baseline whose own accuracies are the levels at which costs are compared, named beforehand."""
+
+
+def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) -> list[dict[str, Any]]:
+    """The `budgets` of evaluation.json: each method, and the policy's paired difference from it, at each of the
+    table's budgets."""
+    entries = []
+    for s in range(0, len(held.budgets), 2):
+        methods = {name: _method(held.tracks[name], s, outcomes, resamples) for name in METHODS}
+        policy = outcomes.by_problem(held.tracks["policy"].accuracy[:, s])
+        differences = {}
+        for name, entry in methods.items():
+            if name == "policy" or entry is None:
+                continue
+            paired = policy - outcomes.by_problem(held.tracks[name].accuracy[:, s])
+            differences[name] = {
+                "difference": float(paired.mean()),
+                "ci": list(resamples.interval(paired)),
+                "detectable": detectable_difference(paired),
+            }
+        multiple = held.budgets[s] / outcomes.reference_cost
+        entries.append(
+            {
+                "budget": held.budgets[s],
+                "multiple": multiple,
+                "unit": outcomes.unit,
+                "methods": methods,
+                "differences": differences,
+            }
+        )
+    return entries
+
+
+def _method(track: Track, setting: int, outcomes: Outcomes, resamples: Resamples) -> dict[str, Any] | None:
+    accuracy = outcomes.by_problem(track.accuracy[:, setting])
+    if np.isnan(accuracy).any():
+        return None
+    prefill, decode, verifier = (float(p) for p in track.parts[:, :, setting].mean(axis=1))
+    top = track.plans[setting].most_common(2)
+    share = top[0][1] / track.plans[setting].total()
+    plan = top[0][0] if len(top) == 1 else f"{len(track.plans[setting])} plans, most often {top[0][0]} ({share:.0%})"
+    return {
+        "accuracy": float(accuracy.mean()),
+        "ci": list(resamples.interval(accuracy)),
+        "cost": float(track.cost[:, setting].mean()),
+        "cost_parts": {
+            "prefill": prefill, "decode": decode, "verifier": None if np.isnan(verifier) else verifier, "probe": 0.0,
+        },
+        "plan": plan,
+    }  # fmt: skip
+
+
+def gap_closed(budgets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Share of the way from the best fixed strategy to the per-problem oracle that the policy goes, at each budget."""
+    rows = []
+    for entry in budgets:
+        policy, fixed, oracle = (entry["methods"][m] for m in ("policy", "best_fixed", "oracle"))
+        if policy and fixed and oracle and oracle["accuracy"] > fixed["accuracy"]:
+            gap = oracle["accuracy"] - fixed["accuracy"]
+            rows.append({"budget": entry["budget"], "value": (policy["accuracy"] - fixed["accuracy"]) / gap})
+    return rows
+
+
+def efficiency(held: HeldOut, outcomes: Outcomes, resamples: Resamples) -> dict[str, Any]:
+    """Baseline's mean cost at its own N = 4, 16, 64 over the policy's mean cost at the same held-out accuracy.
+
+    `cheapest` asks for the accuracy of best-of-N (of majority where there is no verifier) and takes the cheapest
+    baseline that reaches it. Interpolated linearly on log-cost along each curve's running best. `lower_bound`: the
+    policy is there at its smallest budget already (or, for `cheapest`, no baseline gets there). Null: the policy never
+    gets there. Intervals resample problems; resamples in which the policy never gets there count as 0.
+    """
+    policy = _curve(held.tracks["policy"], outcomes, resamples)
+    base = {name: _curve(track, outcomes, resamples) for name, track in held.at_n.items()}
+    result: dict[str, Any] = {}
+    for name in (*BASELINES, "cheapest"):
+        leader = name if name != "cheapest" else "best_of_n" if not np.isnan(base["best_of_n"][0]).all() else "majority"
+        rivals = [name] if name != "cheapest" else list(BASELINES)
+        entries = []
+        for n in _LEVELS:
+            if n not in held.levels or np.isnan(base[leader][0][0, (s := held.levels.index(n))]):
+                continue
+            values = [_gain(policy, [base[r] for r in rivals] if name == "cheapest" else None, base[leader], s, b)
+                      for b in range(len(policy[0]))]  # fmt: skip
+            value, bound = values[0]
+            draws = np.array([0.0 if v is None else v for v, _ in values[1:]])
+            ci = list(percentile_interval(draws))
+            level = float(base[leader][0][0, s])
+            entries.append(
+                {
+                    "n": n,
+                    "value": value,
+                    "factor": value,
+                    "ci": ci if value is not None else [0.0, ci[1]],
+                    "at_accuracy": level,
+                    "accuracy": level,
+                    "lower_bound": bound,
+                }
+            )
+        result[name] = entries or None
+    return result
+
+
+def _curve(track: Track, outcomes: Outcomes, resamples: Resamples) -> tuple[Floats, Floats]:
+    """Accuracy and cost of each setting, [1 + B, S]: over all problems, then in each resample."""
+    found = []
+    for values in (track.accuracy, track.cost):
+        by = outcomes.by_problem(values)
+        found.append(np.concatenate((by.mean(axis=0)[None], resamples.means(by))))
+    return found[0], found[1]
+
+
+def _gain(
+    policy: tuple[Floats, Floats],
+    rivals: list[tuple[Floats, Floats]] | None,
+    leader: tuple[Floats, Floats],
+    s: int,
+    b: int,
+) -> tuple[float | None, bool]:
+    target, cost = float(leader[0][b, s]), float(leader[1][b, s])
+    mine, bound = _cost_at(policy[0][b], policy[1][b], target)
+    if rivals is not None:
+        costs = [c for r in rivals if (c := _cost_at(r[0][b], r[1][b], target)[0]) is not None]
+        cost = min(costs) if costs else cost
+    return (None, False) if mine is None else (cost / mine, bound)
+
+
+def _cost_at(accuracy: Floats, cost: Floats, target: float) -> tuple[float | None, bool]:
+    """Cost at which the curve's running best reaches the target; the flag: already at its cheapest point."""
+    known = ~np.isnan(accuracy)
+    order = np.argsort(cost[known], kind="stable")
+    a, c = np.maximum.accumulate(accuracy[known][order]), cost[known][order]
+    there = np.flatnonzero(a >= target - 1e-12)
+    if not len(there):
+        return None, False
+    i = int(there[0])
+    if i == 0:
+        return float(c[0]), True
+    share = (target - a[i - 1]) / (a[i] - a[i - 1])
+    return float(np.exp(np.log(c[i - 1]) + share * (np.log(c[i]) - np.log(c[i - 1])))), False
+
+
+def predictor_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
+    """How well prompts told success on held-out problems: log loss a sample against the base rate, rank correlation,
+    calibration."""
+    known = (outcomes.trials > 0) & ~np.isnan(held.predicted)
+    true, p, base = outcomes.pass_at_1[known], held.predicted[known], held.base[known]
+
+    def loss(q: Floats) -> float:
+        q = np.clip(q, 1e-4, 1 - 1e-4)
+        return float(-(true * np.log(q) + (1 - true) * np.log(1 - q)).mean())
+
+    error, bins = calibration_error(p, true)
+    names = list(BUCKET_EDGES)
+    guess = held.distribution[known].argmax(axis=1)
+    confusion = {a: dict.fromkeys(names, 0) for a in names}
+    for t, g in zip(bucket_of(true), guess, strict=True):
+        confusion[names[t]][names[g]] += 1
+    ids = np.array(outcomes.problem_ids)[known]
+    scatter = [
+        {"predicted": float(a), "true": float(b), "problem_id": str(i)} for a, b, i in zip(p, true, ids, strict=True)
+    ]
+    return {
+        "bins": bins, "scatter": scatter, "log_loss": loss(p), "base_log_loss": loss(base),
+        "spearman": rank_correlation(p, true), "calibration_error": error, "confusion": confusion,
+    }  # fmt: skip
+
+
+def curves(outcomes: Outcomes, resamples: Resamples) -> list[dict[str, Any]]:
+    """Accuracy against N for each strategy and policy model, overall and by bucket, with its best other hyperparameters
+    (best mean over N on these problems; a description, not a held-out figure)."""
+    families: dict[tuple[str, str], dict[tuple[Any, ...], list[int]]] = {}
+    for i, c in enumerate(outcomes.configurations):
+        rest = tuple(sorted((k, v) for k, v in c.hyperparameters.items() if k not in ("n", "max_n")))
+        families.setdefault((c.strategy, c.policy_model), {}).setdefault(rest, []).append(i)
+    bucket = bucket_of(outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan)))
+    result = []
+    for (strategy, model), members in sorted(families.items()):
+        size = max(len(m) for m in members.values())
+        longest = [m for m in members.values() if len(m) == size]
+        best = max(longest, key=lambda m: float(outcomes.accuracy[:, m].mean()))
+        points = [
+            _point(outcomes, resamples, i, bucket)
+            for i in sorted(best, key=lambda i: outcomes.configurations[i].samples)
+        ]
+        result.append({"label": strategy, "strategy": strategy, "policy_model": model, "points": points})
+    return result
+
+
+def _point(outcomes: Outcomes, resamples: Resamples, i: int, bucket: NDArray[np.int64]) -> dict[str, Any]:
+    values, cost = outcomes.accuracy[:, i], outcomes.cost[:, i]
+    buckets = {}
+    for b, name in enumerate(BUCKET_EDGES):
+        mine = bucket == b
+        problems = len(np.unique(outcomes.problem_index[mine]))
+        if problems < 2:
+            continue
+        mean = float(values[mine].mean())
+        margin = 1.96 * float(values[mine].std(ddof=1)) / problems**0.5
+        ci = [max(0.0, mean - margin), min(1.0, mean + margin)]
+        buckets[name] = {"accuracy": mean, "ci": ci, "cost": float(cost[mine].mean()), "n": problems}
+    return {
+        "n": outcomes.configurations[i].samples,
+        "cost": float(cost.mean()),
+        "accuracy": float(values.mean()),
+        "ci": list(resamples.interval(outcomes.by_problem(values))),
+        "buckets": buckets,
+        "plan": outcomes.configurations[i].label,
+        "parts": [float(x[:, i].mean()) for x in (outcomes.prefill, outcomes.decode, outcomes.verifier)],
+    }
+
+
+def part_costs(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each curve's cost by part at its largest N up to 16."""
+    rows = []
+    for curve in found:
+        inside = [p for p in curve["points"] if p["n"] <= 16]
+        if not inside:
+            continue
+        prefill, decode, verifier = inside[-1]["parts"]
+        label = inside[-1]["plan"]
+        rows.append({"label": label, "strategy": curve["strategy"], "prefill": prefill, "decode": decode,
+                     "verifier": None if np.isnan(verifier) else verifier})  # fmt: skip
+    return rows

@@ -1,0 +1,196 @@
+"""Nested cross-validation by problem: everything chosen is chosen on training folds and measured on the held-out one.
+
+Methods (METHODS section 6): the policy with oracle difficulty and with predicted difficulty, the best fixed strategy,
+best-of-N (its best rule, temperature and policy model), majority voting, adaptive majority, and the per-problem oracle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.policy.choose import PlanTable, choose_plans
+from planner.policy.table import BUCKET_EDGES, Fitted, bucket_of, fit_plans, plan_documents, table_document
+from planner.profiling.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from planner.policy.predictor import DifficultyPredictor
+
+__all__ = ["BASELINES", "METHODS", "HeldOut", "Track", "cross_validate", "fit_predictor"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+BASELINES = {"best_of_n": "best_of_n", "majority": "majority", "adaptive": "adaptive_majority"}
+METHODS = ("policy_oracle_difficulty", "policy", "best_fixed", *BASELINES, "oracle")
+
+
+@dataclass(slots=True)
+class Track:
+    """One method at S settings (budgets or N): held-out accuracy and cost parts of every row, NaN where it has no plan.
+
+    `accuracy` [R, S]; `parts` [3, R, S] prefill, decode, verifier; `plans` counts what was chosen at each setting.
+    """
+
+    accuracy: Floats
+    parts: Floats
+    plans: list[Counter[str]]
+
+    @classmethod
+    def empty(cls, rows: int, settings: int) -> Track:
+        return cls(
+            np.full((rows, settings), np.nan),
+            np.full((3, rows, settings), np.nan),
+            [Counter() for _ in range(settings)],
+        )
+
+    def put(self, outcomes: Outcomes, rows: Ints, setting: int, configurations: Ints) -> None:
+        """Record that these rows ran these configurations."""
+        self.accuracy[rows, setting] = outcomes.accuracy[rows, configurations]
+        for part, values in enumerate((outcomes.prefill, outcomes.decode, outcomes.verifier)):
+            self.parts[part, rows, setting] = values[rows, configurations]
+        self.plans[setting].update(outcomes.configurations[i].label for i in configurations.tolist())
+
+    @property
+    def cost(self) -> Floats:
+        """[R, S]; an unknown verifier's part is left out."""
+        total: Floats = self.parts[0] + self.parts[1] + np.nan_to_num(self.parts[2])
+        return total
+
+
+@dataclass(slots=True)
+class HeldOut:
+    """What cross-validation measured. `budgets` [S]; `levels` are the N at which baselines set accuracy levels.
+
+    `predicted` [problems] and `distribution` [problems, B] come from the predictor of the fold that held the problem
+    out; `base` [problems] is that fold's base rate. `chosen` and `held` are accuracies of the policy with oracle
+    difficulty on training and held-out problems, [folds, S].
+    """
+
+    budgets: list[float]
+    levels: list[int]
+    tracks: dict[str, Track]
+    at_n: dict[str, Track]
+    predicted: Floats
+    distribution: Floats
+    base: Floats
+    chosen: list[Floats] = field(default_factory=list)
+    held: list[Floats] = field(default_factory=list)
+
+
+def cross_validate(
+    outcomes: Outcomes, budgets: list[float], *, folds: int, seed: int, trials: int, verifier: str | None,
+    by_group: bool = False, progress: Callable[[int], None] | None = None,
+) -> HeldOut:  # fmt: skip
+    """Repeat the whole fit without each fold's problems (or groups) and run what it chose on them.
+
+    `progress` is called with the folds done. `budgets` rises; every second one, from the first, is a row of the
+    policy's table, those between show the curve only.
+    """
+    from planner.policy.difficulty import make_folds
+
+    problems, rows = len(outcomes.problem_ids), len(outcomes.problem_index)
+    fold = make_folds(problems, folds, seed=seed, groups=outcomes.groups if by_group else None)
+    strategy = np.array([c.strategy for c in outcomes.configurations])
+    samples = np.array([c.samples for c in outcomes.configurations])
+    levels = sorted({int(n) for n in samples[np.isin(strategy, list(BASELINES.values()))]})
+    held = HeldOut(
+        budgets=budgets, levels=levels,
+        tracks={name: Track.empty(rows, len(budgets)) for name in METHODS},
+        at_n={name: Track.empty(rows, len(levels)) for name in BASELINES},
+        predicted=np.full(problems, np.nan), distribution=np.full((problems, len(BUCKET_EDGES)), np.nan),
+        base=np.full(problems, np.nan),
+    )  # fmt: skip
+    folds = int(fold.max()) + 1
+    for f in range(folds):
+        if progress is not None:
+            progress(f)
+        train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
+        predictor = fit_predictor(outcomes, train, seed=seed)
+        held.predicted[test] = predictor.predict([outcomes.prompts[i] or "" for i in test])
+        held.base[test] = predictor.base_rate
+        held.distribution[test] = predictor.distribution_of(held.predicted[test], BUCKET_EDGES)
+        fitted = fit_plans(outcomes, train, budgets[::2], trials=trials, seed=seed, verifier=verifier)
+        _policy(held, outcomes, fitted, train, test)
+        _fixed(held, outcomes, fitted, strategy, samples, np.flatnonzero(np.isin(outcomes.problem_index, test)))
+    _oracle(held, outcomes)
+    return held
+
+
+def fit_predictor(outcomes: Outcomes, problems: Ints, *, seed: int) -> DifficultyPredictor:
+    """The difficulty predictor of the reference model, from these problems' samples."""
+    from planner.policy.difficulty import fit_difficulty
+
+    return fit_difficulty(
+        [outcomes.prompts[i] for i in problems], outcomes.successes[problems], outcomes.trials[problems],
+        groups=[outcomes.groups[i] for i in problems], seed=seed, policy_model=outcomes.reference_model,
+    )  # fmt: skip
+
+
+def _policy(held: HeldOut, outcomes: Outcomes, fitted: Fitted, train: Ints, test: Ints) -> None:
+    """The policy exactly as it would be deployed: through its own document and `choose_plans`."""
+    document: dict[str, Any] = {
+        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
+        "plans": plan_documents(fitted, outcomes),
+        "table": table_document(fitted, held.budgets[::2], outcomes.reference_cost),
+    }
+    table, plans = PlanTable.from_document(document), np.array(fitted.plans)
+    cheapest = int(np.argmin(fitted.overall_p95[plans]))
+    difficulty = outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan))
+    shares = fitted.counts / max(fitted.counts.sum(), 1.0)
+    bucket = bucket_of(difficulty)
+    # A row whose bucket is unknown is as likely in each bucket as training problems were.
+    known = np.where(bucket[:, None] >= 0, np.eye(len(BUCKET_EDGES))[bucket], shares)
+    rows = np.flatnonzero(np.isin(outcomes.problem_index, test))
+    seen = np.flatnonzero(np.isin(outcomes.problem_index, train))
+    ways = {"policy_oracle_difficulty": known[rows], "policy": held.distribution[outcomes.problem_index[rows]]}
+    chosen = np.empty(len(held.budgets))
+    for s, budget in enumerate(held.budgets):
+        for name, distribution in ways.items():
+            plan = choose_plans(table, distribution, budget).plan
+            held.tracks[name].put(outcomes, rows, s, plans[np.where(plan < 0, cheapest, plan)])
+        plan = choose_plans(table, known[seen], budget).plan
+        chosen[s] = outcomes.accuracy[seen, plans[np.where(plan < 0, cheapest, plan)]].mean()
+    held.chosen.append(chosen)
+    held.held.append(held.tracks["policy_oracle_difficulty"].accuracy[rows].mean(axis=0))
+
+
+def _fixed(
+    held: HeldOut, outcomes: Outcomes, fitted: Fitted, strategy: NDArray[Any], samples: Ints, rows: Ints
+) -> None:
+    for s, budget in enumerate(held.budgets):
+        for name in ("best_fixed", *BASELINES):
+            allowed = None if name == "best_fixed" else strategy == BASELINES[name]
+            best = fitted.best_fixed(budget, allowed)
+            if best is not None:
+                held.tracks[name].put(outcomes, rows, s, np.full(len(rows), best))
+    for s, n in enumerate(held.levels):
+        for name, of in BASELINES.items():
+            best = fitted.best_fixed(np.inf, (strategy == of) & (samples == n))
+            if best is not None:
+                held.at_n[name].put(outcomes, rows, s, np.full(len(rows), best))
+
+
+def _oracle(held: HeldOut, outcomes: Outcomes) -> None:
+    """For every problem the configuration that does best on it, the cheapest on ties: a bound that nothing can
+    choose by."""
+    rows = np.arange(len(outcomes.problem_index))
+    copies = len(rows) // len(outcomes.problem_ids)
+    accuracy = np.empty_like(outcomes.accuracy)
+    for c in range(copies):  # a problem's rows are one problem: one choice for all of them
+        accuracy[c * len(outcomes.problem_ids) : (c + 1) * len(outcomes.problem_ids)] = outcomes.by_problem(
+            outcomes.accuracy
+        )
+    cost = outcomes.cost
+    for s, budget in enumerate(held.budgets):
+        value = np.where(outcomes.cost_p95 <= budget, np.round(accuracy, 9), -np.inf)
+        value[rows, np.argmin(outcomes.cost_p95, axis=1)] = np.maximum(
+            value[rows, np.argmin(outcomes.cost_p95, axis=1)], -1.0
+        )
+        best = value.max(axis=1, keepdims=True)
+        held.tracks["oracle"].put(outcomes, rows, s, np.where(value == best, cost, np.inf).argmin(axis=1))

@@ -1,0 +1,106 @@
+"""Is a prompt unlike anything that was profiled? Two plain measures against the profiled prompts.
+
+`unseen` is the share of a prompt's character trigrams (digits as one symbol) that no profiled prompt had; `excess` says
+how far a count (length, numbers, digits of the largest, ...) lies outside the profiled range, in units of that range.
+Each is held against what profiled prompts themselves show when they are left out (METHODS section 6).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.errors import PolicyError
+from planner.policy.features import COUNTS, Extracted
+
+__all__ = ["Familiarity"]
+
+_BITS = 16
+_QUANTILE, _MARGIN = 0.995, 1.25
+_LEAST_UNSEEN, _LEAST_EXCESS = 0.1, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """`seen` [2**16] bool: trigram hashes of the profiled prompts; `low`, `high` [counts]: their range."""
+
+    seen: NDArray[np.bool_]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    unseen_limit: float
+    excess_limit: float
+
+    def measure(self, extracted: Extracted) -> NDArray[np.float64]:
+        """Strangeness of each prompt, [P]: above 1 means unlike anything profiled."""
+        unseen, excess = _measures(extracted, self.seen, self.low, self.high)
+        return np.maximum(unseen / self.unseen_limit, excess / self.excess_limit)
+
+    @classmethod
+    def fit(cls, extracted: Extracted, fold: NDArray[np.int64]) -> Familiarity:
+        """`fold` [P]: each prompt is measured against the prompts of the other folds to set the limits."""
+        unseen, excess = [], []
+        for f in np.unique(fold):
+            a, b = _measures(_rows(extracted, fold == f), *_seen(_rows(extracted, fold != f)))
+            unseen.append(a)
+            excess.append(b)
+        return cls(
+            *_seen(extracted),
+            max(_LEAST_UNSEEN, _MARGIN * float(np.quantile(np.concatenate(unseen), _QUANTILE))),
+            max(_LEAST_EXCESS, _MARGIN * float(np.quantile(np.concatenate(excess), _QUANTILE))),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "trigrams": base64.b64encode(np.packbits(self.seen).tobytes()).decode(),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+            "unseen_limit": self.unseen_limit,
+            "excess_limit": self.excess_limit,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], *, where: str) -> Familiarity:
+        """Raises PolicyError when the document is damaged."""
+        try:
+            packed = np.frombuffer(base64.b64decode(document["trigrams"], validate=True), np.uint8)
+            low, high = (np.array(document[key], np.float64) for key in ("low", "high"))
+            limits = float(document["unseen_limit"]), float(document["excess_limit"])
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise PolicyError(f"damaged ({error!r})", where=where, field="familiarity") from error
+        if len(packed) * 8 != 1 << _BITS or low.shape != (len(COUNTS),) or high.shape != low.shape:
+            raise PolicyError("arrays of the wrong size", where=where, field="familiarity")
+        return cls(np.unpackbits(packed).astype(bool), low, high, *limits)
+
+
+def _rows(extracted: Extracted, keep: NDArray[np.bool_]) -> Extracted:
+    inside = keep[extracted.owners]
+    renumbered = np.cumsum(keep) - 1
+    return Extracted(extracted.matrix[keep], extracted.trigrams[inside], renumbered[extracted.owners[inside]])
+
+
+def _place(trigrams: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return trigrams >> np.uint32(32 - _BITS)
+
+
+def _seen(extracted: Extracted) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+    seen = np.zeros(1 << _BITS, np.bool_)
+    seen[_place(extracted.trigrams)] = True
+    counts = extracted.matrix[:, : len(COUNTS)]
+    return seen, counts.min(0), counts.max(0)
+
+
+def _measures(
+    extracted: Extracted, seen: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = len(extracted.matrix)
+    unknown = np.bincount(extracted.owners, ~seen[_place(extracted.trigrams)], rows)
+    unseen = unknown / np.maximum(np.bincount(extracted.owners, minlength=rows), 1)
+    counts = extracted.matrix[:, : len(COUNTS)]
+    outside = np.maximum(counts - high, low - counts) / np.maximum(high - low, 1.0)
+    return unseen, outside.max(1)

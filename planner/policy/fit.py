@@ -1,0 +1,216 @@
+"""From a bank to a policy folder: outcomes, nested cross-validation, the final fit on all problems, files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planner import __version__
+from planner.core import stable_hash
+from planner.policy import compare
+from planner.policy.evaluate import cross_validate, fit_predictor
+from planner.policy.folder import SCHEMA_VERSION, write_policy
+from planner.policy.statistics import Resamples
+from planner.policy.table import BUCKET_EDGES, bucket_of, budget_grid, fit_plans, plan_documents, table_document
+from planner.profiling.outcomes import Outcomes, outcomes_from_bank
+
+if TYPE_CHECKING:
+    from planner.profiling.bank import Bank
+
+__all__ = ["FitResult", "fit", "fit_bank"]
+
+_PACKAGES = ("numpy", "pandas", "optuna", "lightgbm")
+_EASY_TASK = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """A written policy: its folder and both documents."""
+
+    folder: Path
+    policy: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able summary: where the policy is and what was measured on held-out problems."""
+        return {
+            "policy": str(self.folder),
+            "plans": len(self.policy["plans"]),
+            "budgets": self.evaluation["budgets"],
+            "efficiency_gain": self.evaluation["efficiency_gain"],
+            "drop": self.evaluation["drop"],
+            "warnings": list(self.policy["warnings"]),
+            "fit_seconds": self.seconds,
+        }
+
+
+def fit(
+    bank_path: str | Path, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 200,
+    by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
+) -> FitResult:  # fmt: skip
+    """Fit a policy on a bank, measure it by nested cross-validation and write it to the folder `out`.
+
+    `trials` Optuna trials search each bucket's space; `by_group` keeps problems of one group in one fold; `progress`
+    is called with (steps done, steps, what is done now). The same bank and seed give the same policy. Raises BankError
+    or PolicyError.
+    """
+    from planner.profiling.bank import Bank
+
+    return fit_bank(
+        Bank.open(bank_path), out, seed=seed, folds=folds, trials=trials, by_group=by_group, progress=progress
+    )
+
+
+def fit_bank(
+    bank: Bank, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 200,
+    by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
+) -> FitResult:  # fmt: skip
+    """As `fit`, on an open bank."""
+    started, steps = time.perf_counter(), folds + 3
+
+    def advance(done: int, text: str) -> None:
+        if progress is not None:
+            progress(done, steps, text)
+
+    advance(0, "replaying samples")
+    outcomes = outcomes_from_bank(bank, seed=seed)
+    verifier = (bank.manifest.get("verifier") or {}).get("name")
+    multiples = budget_grid(outcomes)
+    budgets = [m * outcomes.reference_cost for m in multiples]
+    # Between two budgets of the table one more is measured, for smoother curves in the efficiency gain.
+    dense = sorted({*budgets, *(b * 2**0.5 for b in budgets[:-1])})
+    held = cross_validate(
+        outcomes, dense, folds=folds, seed=seed, trials=trials, verifier=verifier, by_group=by_group,
+        progress=lambda done: advance(1 + done, f"fold {done + 1}"),
+    )  # fmt: skip
+    advance(folds + 1, "final fit")
+    everything = np.arange(len(outcomes.problem_ids))
+    fitted = fit_plans(outcomes, everything, budgets, trials=trials, seed=seed, verifier=verifier)
+    predictor = fit_predictor(outcomes, everything, seed=seed)
+    resamples = Resamples.draw(len(everything), seed=seed)
+    compared = compare.budget_comparisons(held, outcomes, resamples)
+    found = compare.curves(outcomes, resamples)
+    missing = _missing(outcomes, bank.manifest, predictor.note)
+    chosen, kept = float(np.mean(held.chosen)), float(np.mean(held.held))
+    seconds = time.perf_counter() - started
+    evaluation: dict[str, Any] = {
+        "unit": outcomes.unit,
+        "problems": len(everything),
+        "folds": folds,
+        "method_note": f"{outcomes.method_note} {_NOTE}",
+        "budgets": compared,
+        "curves": found,
+        "difficulty": compare.predictor_figures(held, outcomes),
+        "costs": compare.part_costs(found),
+        "drop": {"chosen": chosen, "held_out": kept},
+        "efficiency_gain": compare.efficiency(held, outcomes, resamples),
+        "gap_closed": compare.gap_closed(compared),
+        "spend": _spend(bank),
+        "missing": missing,
+        "fit_seconds": seconds,
+    }
+    policy = _policy_document(bank, outcomes, out, seed, predictor.note) | {
+        "plans": plan_documents(fitted, outcomes),
+        "table": table_document(fitted, budgets, outcomes.reference_cost),
+        "budgets": budgets,
+    }
+    folder = write_policy(out, policy, evaluation, predictor.save)
+    advance(steps, "written")
+    return FitResult(folder=folder, policy=policy, evaluation=evaluation, seconds=seconds)
+
+
+_NOTE = (
+    "Every choice (plans, table, predictor, each baseline's hyperparameters) is made on training folds and measured "
+    "on the held-out one; intervals resample problems. A plan fits a budget when its 95th-percentile cost, averaged "
+    "over the buckets a prompt may be in, is within it; costs shown are realised means. The oracle picks for each "
+    "problem by that problem's own outcomes, and bounds what any choice could reach."
+)
+
+
+def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int, note: str | None) -> dict[str, Any]:
+    manifest = bank.manifest
+    models = manifest.get("policy_models") or {}
+    verifier, task = manifest.get("verifier"), manifest.get("task") or {}
+    bucket = bucket_of(outcomes.pass_at_1)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": Path(out).name,
+        "unit": outcomes.unit,
+        "reference_cost": outcomes.reference_cost,
+        "reference_model": outcomes.reference_model,
+        "fingerprints": {
+            "policy_models": {name: (entry or {}).get("fingerprint") for name, entry in models.items()},
+            "verifier": (verifier or {}).get("fingerprint"),
+            "task": stable_hash(task),
+            "bank": stable_hash(list(outcomes.problem_ids), [c.key for c in outcomes.configurations]),
+        },
+        "policy_models": models,
+        "verifier": verifier,
+        "task": task,
+        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
+        "bucket_counts": {name: int((bucket == b).sum()) for b, name in enumerate(BUCKET_EDGES)},
+        "provenance": {
+            "bank": bank_name(bank),
+            "source": manifest.get("source"),
+            "seeds": {"fit": seed, **(manifest.get("seeds") or {})},
+            "packages": {"compute-planner": __version__, **{name: version(name) for name in _PACKAGES}},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": f"planner fit {bank_name(bank)} -o {Path(out).name} --seed {seed}",
+        },
+        "warnings": _warnings(outcomes, manifest, note),
+    }
+
+
+def bank_name(bank: Bank) -> str:
+    """The bank's folder name: a policy must not tell where on a machine it was made."""
+    return Path(str(getattr(bank, "path", "bank"))).name
+
+
+def _warnings(outcomes: Outcomes, manifest: Mapping[str, Any], note: str | None) -> list[str]:
+    warnings = [*(manifest.get("flags") or []), *outcomes.notes]
+    if note:
+        warnings.append(f"difficulty predictor: {note}")
+    counts = [int((bucket_of(outcomes.pass_at_1) == b).sum()) for b in range(len(BUCKET_EDGES))]
+    for name, count in zip(BUCKET_EDGES, counts, strict=True):
+        if count < 20:
+            warnings.append(
+                f"only {count} {name} problems were profiled: what is said of {name} problems is mostly borrowed"
+            )
+    pass_at_1 = float(np.nanmean(outcomes.pass_at_1)) if (outcomes.trials > 0).any() else 0.0
+    if pass_at_1 > _EASY_TASK:
+        warnings.append(f"one sample is right {pass_at_1:.0%} of the time: there is little that more compute could win")
+    return [str(w) for w in warnings]
+
+
+def _missing(outcomes: Outcomes, manifest: Mapping[str, Any], note: str | None) -> dict[str, str]:
+    strategies = {c.strategy for c in outcomes.configurations}
+    missing: dict[str, str] = {}
+    if not any(c.verifier for c in outcomes.configurations):
+        missing["verifier"] = (
+            "The bank has no verifier scores, so best-of-N and verifier-guided search could not be evaluated."
+        )
+    if "greedy" not in strategies:
+        missing["greedy"] = "The bank has no sample at temperature 0: 1x is the mean cost of one sample."
+    if not strategies & {"beam_search", "dvts"}:
+        missing["search"] = "The bank has no complete runs of step search, which cannot be replayed from whole answers."
+    if "adaptive_majority" not in strategies:
+        missing["voting"] = "The bank has too few samples with answers for votes to be replayed."
+    if note:
+        missing["predictor"] = note
+    return missing
+
+
+def _spend(bank: Bank) -> dict[str, Any]:
+    """What the bank cost to make."""
+    samples, runs = bank.samples, bank.runs
+    tokens = samples["generated_tokens"].dropna().sum()
+    live = runs["generated_tokens"].dropna().sum() if len(runs) else 0
+    return {"samples": len(samples), "runs": len(runs), "generated_tokens": int(tokens) + int(live)}

@@ -1,0 +1,243 @@
+"""A fitted difficulty predictor: from a prompt to a distribution over its success probability. numpy only.
+
+Kept as text: `model_difficulty.txt` (LightGBM's format), `features.json` (which features) and `calibration.json` (the
+map from log-odds to probability, the spread of true success around a prediction, the range of profiled prompts).
+Nothing in a predictor changes after it was made, so any number of threads may share one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.errors import InputError, PolicyError
+from planner.policy.familiarity import Familiarity
+from planner.policy.features import Extracted, FeatureSpec, extract
+from planner.policy.trees import Trees
+
+__all__ = ["Calibration", "DifficultyPredictor", "Edges", "Spread", "bucket_edges"]
+
+Edges = Mapping[str, Sequence[float]]
+"""Bucket name to [low, high) of the success probability, hardest first, as policy.json's `bucket_edges`."""
+
+_MODEL, _FEATURES, _CALIBRATION = "model_difficulty.txt", "features.json", "calibration.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Log-odds of the trees to probability: Platt's sigmoid(intercept + slope * x), or isotonic knots between which is
+    interpolated."""
+
+    intercept: float = 0.0
+    slope: float = 1.0
+    knots: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.knots is not None:
+            return np.interp(raw, *self.knots)
+        return 1 / (1 + np.exp(-np.clip(self.intercept + self.slope * raw, -30, 30)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """True success probabilities around a prediction: `cdf` [Q, G] at predictions `q` [Q] and success `p` [G].
+
+    It is Beta(q * precision, (1 - q) * precision), whose mean is the prediction; tabulated while fitting.
+    """
+
+    precision: float
+    q: NDArray[np.float64]
+    p: NDArray[np.float64]
+    cdf: NDArray[np.float64]
+
+    def buckets(self, bounds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[Q, B]: the probability of each bucket at each tabulated prediction; `bounds` [B + 1] rises from 0 to 1."""
+        at = np.stack([np.interp(bounds, self.p, row) for row in self.cdf])
+        at[:, 0], at[:, -1] = 0.0, 1.0
+        return np.diff(at, axis=1)
+
+    def between(self, table: NDArray[np.float64], predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows of `table` [Q, B] interpolated linearly at `predictions` [P] -> [P, B]."""
+        x = np.minimum(np.maximum(predictions, self.q[0]), self.q[-1])
+        i = np.minimum(np.maximum(self.q.searchsorted(x) - 1, 0), len(self.q) - 2)
+        share = ((x - self.q[i]) / (self.q[i + 1] - self.q[i]))[:, None]
+        rows: NDArray[np.float64] = table[i] * (1 - share) + table[i + 1] * share
+        return rows
+
+
+def bucket_edges(edges: Edges, *, where: str | None = None) -> NDArray[np.float64]:
+    """The bounds [B + 1] of adjoining buckets that cover [0, 1]; InputError where they do not."""
+    pairs = [tuple(map(float, edge)) for edge in edges.values()]
+    whole = bool(pairs) and all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs)
+    joined = whole and all(a[1] == b[0] for a, b in pairwise(pairs))
+    if not joined or pairs[0][0] != 0 or pairs[-1][1] != 1:
+        raise InputError(
+            "buckets must adjoin and cover [0, 1], hardest first",
+            where=where,
+            field="bucket_edges",
+            value=dict(edges),
+            expected='like {"hard": [0, 0.1], "medium": [0.1, 0.5], "easy": [0.5, 1]}',
+        )
+    return np.array([pairs[0][0], *(high for _, high in pairs)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DifficultyPredictor:
+    """Predicts the success probability (Pass@1) of the policy model `policy_model` from the prompt's text.
+
+    `trees` None: nothing could be learned from prompts, every prompt gets `base_rate`, and `note` says why.
+    `oof_` [P] are the calibrated out-of-fold predictions of the problems it was fitted on (NaN where nothing is known);
+    they are not saved.
+    """
+
+    spec: FeatureSpec
+    trees: Trees | None
+    model_text: str
+    calibration: Calibration
+    spread: Spread
+    familiarity: Familiarity | None
+    base_rate: float
+    problems: int
+    policy_model: str | None = None
+    note: str | None = None
+    fit_: Mapping[str, Any]
+    oof_: NDArray[np.float64] | None = None
+
+    @property
+    def constant(self) -> bool:
+        """Whether every prompt gets the base rate."""
+        return self.trees is None
+
+    def predict(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """Calibrated success probability of each prompt, [P]."""
+        return self.predict_features(extract(prompts, self.spec)) if self.trees else self._base(len(prompts))
+
+    def predict_features(self, extracted: Extracted) -> NDArray[np.float64]:
+        """`predict` for prompts whose features are there already."""
+        return self.calibration(self.trees.raw(extracted.matrix)) if self.trees else self._base(len(extracted.matrix))
+
+    def _base(self, count: int) -> NDArray[np.float64]:
+        return np.full(count, self.base_rate)
+
+    def distribution(self, prompts: Sequence[str], edges: Edges) -> NDArray[np.float64]:
+        """Probability of each bucket for each prompt, [P, B], rows sum to 1, columns in the order of `edges`."""
+        return self.distribution_of(self.predict(prompts), edges)
+
+    def distribution_of(self, predictions: NDArray[np.float64], edges: Edges) -> NDArray[np.float64]:
+        """The same from predicted success probabilities [P]."""
+        return self.spread.between(self.spread.buckets(bucket_edges(edges)), predictions)
+
+    def oof_distribution(self, edges: Edges) -> NDArray[np.float64]:
+        """Held-out bucket distribution of the problems it was fitted on, [P, B]; the base rate's where unknown."""
+        if self.oof_ is None:
+            raise InputError("a loaded predictor has no out-of-fold predictions", hint="Fit it again from the bank")
+        return self.distribution_of(np.where(np.isnan(self.oof_), self.base_rate, self.oof_), edges)
+
+    def strangeness(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """How unlike the profiled prompts each prompt is, [P]; above 1 is unlike anything profiled, NaN unknown."""
+        if self.familiarity is None:
+            return np.full(len(prompts), np.nan)
+        return self.familiarity.measure(extract(prompts, self.spec))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the predictor's text files into `folder`, which is made where it is missing."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        knots = self.calibration.knots
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "policy_model": self.policy_model,
+            "problems": self.problems,
+            "base_rate": self.base_rate,
+            "constant": self.constant,
+            "note": self.note,
+            "intercept": self.calibration.intercept,
+            "slope": self.calibration.slope,
+            "knots": None if knots is None else [k.tolist() for k in knots],
+            "spread": {
+                "precision": self.spread.precision,
+                "q": self.spread.q.tolist(),
+                "p": self.spread.p.tolist(),
+                "cdf": self.spread.cdf.round(5).tolist(),
+            },
+            "familiarity": None if self.familiarity is None else self.familiarity.to_dict(),
+            "fit": dict(self.fit_),
+        }
+        (path / _CALIBRATION).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (path / _FEATURES).write_text(json.dumps(self.spec.to_dict(), indent=1) + "\n", encoding="utf-8")
+        if self.trees is not None:
+            (path / _MODEL).write_text(self.model_text, encoding="utf-8")
+        else:
+            (path / _MODEL).unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> DifficultyPredictor:
+        """Read what `save` wrote. Raises PolicyError naming the file that is missing or damaged; runs no code."""
+        path = Path(folder)
+        spec = FeatureSpec.from_dict(_read_json(path / _FEATURES), where=str(path / _FEATURES))
+        where = str(path / _CALIBRATION)
+        document = _read_json(path / _CALIBRATION)
+        if document.get("schema_version") != SCHEMA_VERSION:
+            version = document.get("schema_version")
+            raise PolicyError(
+                "another schema version", where=where, field="schema_version", value=version, expected="1"
+            )
+        try:
+            knots = document["knots"]
+            calibration = Calibration(
+                float(document["intercept"]),
+                float(document["slope"]),
+                None if knots is None else (np.array(knots[0], np.float64), np.array(knots[1], np.float64)),
+            )
+            table = document["spread"]
+            spread = Spread(float(table["precision"]), *(np.array(table[k], np.float64) for k in ("q", "p", "cdf")))
+            if spread.cdf.shape != (len(spread.q), len(spread.p)) or len(spread.q) < 2:
+                raise ValueError("the spread's table has the wrong shape")
+            familiarity = document["familiarity"]
+            base_rate, problems = float(document["base_rate"]), int(document["problems"])
+            constant, fit = bool(document["constant"]), dict(document["fit"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise PolicyError(f"damaged ({error!r})", where=where, hint="Fit the policy again") from error
+        text = "" if constant else _read_text(path / _MODEL)
+        trees = None if constant else Trees.from_text(text, where=str(path / _MODEL))
+        if trees is not None and trees.n_features != len(spec.names):
+            raise PolicyError("the model and features.json disagree on the number of features", where=str(path))
+        return cls(
+            spec=spec,
+            trees=trees,
+            model_text=text,
+            calibration=calibration,
+            spread=spread,
+            familiarity=None if familiarity is None else Familiarity.from_dict(familiarity, where=where),
+            base_rate=base_rate,
+            problems=problems,
+            policy_model=document.get("policy_model"),
+            note=document.get("note"),
+            fit_=fit,
+        )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"cannot be read ({error})", where=str(path), hint="Fit the policy again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise PolicyError(f"not JSON ({error})", where=str(path), hint="Fit the policy again") from error
+    if not isinstance(document, dict):
+        raise PolicyError("not a JSON object", where=str(path), hint="Fit the policy again")
+    return document

@@ -1,0 +1,102 @@
+"""The document as Markdown, for a pull request or a wiki: the same sentences and tables, figures as tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from planner.report.document import BudgetView, Figure, ReportDocument, Table
+from planner.report.numbers import cost, interval, percent, span
+
+__all__ = ["to_markdown"]
+
+_ACTIVE = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
+
+
+def _safe(text: str) -> str:
+    """Text that no Markdown renderer turns into markup, a link, an image or a table cell."""
+    text = _ACTIVE.sub(r"\\\1", text.replace("&", "&amp;")).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    text = text.replace("://", ":&#47;&#47;").replace("www.", "www&#46;").replace("@", "&#64;")
+    return " ".join(text.split())
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(map(_safe, columns)) + " |", "|" + " --- |" * len(columns)]
+    return [*lines, *("| " + " | ".join(map(_safe, row)) + " |" for row in rows), ""]
+
+
+def _table(table: Table, heading: str = "###") -> list[str]:
+    rows = []
+    for row in table.rows:
+        marks = {"chosen": " (chosen)", "fallback": " (fallback)"}
+        rows.append([c.text + (f" · {c.note}" if c.note else "") + marks.get(c.tone, "") for c in row])
+    return [f"{heading} {_safe(table.title)}", "", _safe(table.says), "", *_grid(table.columns, rows)]
+
+
+def _figure(figure: Figure, unit: str) -> list[str]:
+    lines = [f"### {_safe(figure.title)}", "", _safe(figure.says), ""]
+    if figure.kind == "bars":
+        rows = [
+            [r["name"], r["text"], *(percent((v or 0.0) / r["total"]) for v in r["parts"].values())]
+            for r in figure.extra["bars"]
+        ]
+        return lines + _grid(["Configuration", "Mean cost", *figure.extra["bars"][0]["parts"]], rows)
+    rows = []
+    for panel in figure.panels:
+        for series in panel.series:
+            for p in series.points:
+                if figure.kind == "calibration":
+                    if series.name == "bins":
+                        rows.append([percent(p.x), percent(p.y), span(p.low, p.high)])
+                elif figure.kind == "whiskers":
+                    rows.append([series.name, cost(p.x, unit), interval(p.y, p.low, p.high)])
+                else:
+                    name = f"{panel.title}: {series.name}" if panel.title else series.name
+                    rows.append([name, cost(p.x, unit), percent(p.y), span(p.low, p.high)])
+    columns = {
+        "calibration": ("Predicted", "True", "95% interval"),
+        "whiskers": ("Against", "Budget", "Policy minus method, points"),
+    }.get(figure.kind, ("Series", "Mean cost", "Accuracy", "95% interval"))
+    return lines + (_grid(columns, rows) if rows else [])
+
+
+def _answer(view: BudgetView) -> list[str]:
+    lines = [_safe(view.headline), ""]
+    rows = [
+        [
+            a["bucket"],
+            a["plan"] + (f" ({a['detail']})" if a["detail"] else ""),
+            percent(a["accuracy"]),
+            span(a["low"], a["high"]),
+            a["cost_text"],
+            a["note"],
+        ]
+        for a in view.actions
+    ]
+    lines += _grid(("Difficulty", "Do", "Expected accuracy", "95% interval", "Mean cost", "Remark"), rows)
+    if view.versus:
+        lines += [f"- Against {_safe(d['name'].lower())}: {d['text']}, {d['verdict']}." for d in view.versus] + [""]
+    return lines + [text for t in (view.sure, view.doubling) if t for text in (_safe(t), "")]
+
+
+def to_markdown(document: ReportDocument) -> str:
+    """The whole report as Markdown; texts from outside are escaped."""
+    view = document.budgets[document.default_budget]
+    lines = [f"# {_safe(document.name)}: strategy report", "", _safe(document.summary), "", "## What to do", ""]
+    lines += _answer(view) + _table(view.strategies)
+    for section in document.sections:
+        lines += [f"## {_safe(section.title)}", "", *(line for t in section.says for line in (_safe(t), ""))]
+        for figure in section.figures:
+            lines += _figure(figure, document.unit)
+        for table in section.tables:
+            lines += _table(table)
+        if section.section_id == "compute":
+            for each in document.budgets:
+                lines += _table(each.comparison) if each.comparison else []
+    lines += ["## What was measured", "", *(f"- {_safe(k)}: {_safe(v)}" for k, v in document.measured)]
+    if document.command:
+        lines.append(f"- To reproduce: {_safe(document.command)}")
+    lines += ["", "## Limits", "", *(f"- {_safe(w)}" for w in document.warnings or ("Fitting gave no warnings.",)), ""]
+    if document.missing:
+        lines += ["### Left out, and why", "", *(f"- {_safe(k)}: {_safe(v)}" for k, v in document.missing.items()), ""]
+    return "\n".join(lines)

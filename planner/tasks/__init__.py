@@ -1,0 +1,1 @@
+"""Problems, answer extraction and checking, votes over canonical answers."""

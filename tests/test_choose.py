@@ -1,0 +1,83 @@
+"""The choice over arrays: expected accuracy over the distribution, within the budget, ties to the cheapest."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_fixture import document
+
+from planner.errors import PolicyError
+from planner.policy.choose import TIE, PlanTable, choose_plans
+
+TABLE = PlanTable.from_document(document())
+HARD, MEDIUM, EASY = np.eye(3)
+
+
+def test_hard_and_easy_prompts_get_different_plans_at_the_same_budget() -> None:
+    choice = choose_plans(TABLE, np.array([HARD, MEDIUM, EASY]), 32e6)
+    assert choice.plan.tolist() == [3, 3, 1]
+    assert choice.expected_accuracy.tolist() == pytest.approx([0.35, 0.60, 0.96])
+    assert choice.expected_cost.tolist() == [24e6, 24e6, 4e6]
+
+
+def test_plans_that_the_table_does_not_name_are_not_chosen() -> None:
+    assert choose_plans(TABLE, EASY[None], 1e9).plan.tolist() == [1]  # plan 4 is .005 better, but no cell's winner
+
+
+def test_the_95th_percentile_must_fit() -> None:
+    assert choose_plans(TABLE, HARD[None], 24e6).plan.tolist() == [2]  # its mean would fit, its p95 (28.8e6) does not
+    assert choose_plans(TABLE, HARD[None], 1.1e6).plan.tolist() == [-1]
+    assert np.isnan(choose_plans(TABLE, HARD[None], 1.1e6).expected_accuracy[0])
+
+
+def test_hopeless_is_said_and_costs_the_least() -> None:
+    bad = document()
+    table = PlanTable.from_document(bad | {"plans": [p | {"accuracy": {**p["accuracy"], "hard": {"value": 0.01}}} for p in bad["plans"]]})
+    choice = choose_plans(table, HARD[None], 32e6)
+    assert choice.plan.tolist() == [0]
+    assert choice.hopeless.tolist() == [True]
+
+
+def test_ties_go_to_the_cheapest() -> None:
+    near = document()
+    near["plans"] = copy.deepcopy(near["plans"])
+    near["plans"][1]["accuracy"]["easy"]["value"] = 0.90 + TIE / 2
+    near["plans"][2]["accuracy"]["easy"]["value"] = near["plans"][3]["accuracy"]["easy"]["value"] = 0.90
+    assert choose_plans(PlanTable.from_document(near), EASY[None], 32e6).plan.tolist() == [0]
+
+
+def test_plans_can_be_left_out() -> None:
+    allowed = np.array([True, True, False, False, True])
+    assert choose_plans(TABLE, HARD[None], 32e6, allowed=allowed).plan.tolist() == [0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_more_budget_never_expects_less_and_a_batch_is_its_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.dirichlet(np.ones(3), 20)
+    budgets = np.sort(rng.uniform(1.3e6, 64e6, 20))
+    one = np.repeat(rows[:1], 20, axis=0)
+    assert (np.diff(choose_plans(TABLE, one, budgets).expected_accuracy) >= -TIE).all()
+    together = choose_plans(TABLE, rows, budgets)
+    for i in range(20):
+        alone = choose_plans(TABLE, rows[i : i + 1], float(budgets[i]))
+        assert alone.plan[0] == together.plan[i]
+        assert alone.expected_accuracy[0] == together.expected_accuracy[i]
+        assert together.p95[i] <= budgets[i] * (1 + 1e-9)
+
+
+def test_unmeasured_buckets_take_the_overall_figure() -> None:
+    thin = copy.deepcopy(document())
+    thin["plans"][0]["accuracy"]["hard"] = {"value": None, "n": 0}
+    assert PlanTable.from_document(thin).accuracy[0, 0] == pytest.approx((0.02 + 0.30 + 0.90) / 3)
+
+
+@pytest.mark.parametrize("damage", [{"plans": []}, {"table": [{"budget": 1}]}, {"plans": [{"strategy": "greedy"}]}, {"table": [{"budget": 1, "cells": {}, "best_fixed": 99}]}])
+def test_damage_is_a_policy_error(damage: dict[str, object]) -> None:
+    with pytest.raises(PolicyError, match="damaged"):
+        PlanTable.from_document(document() | damage)

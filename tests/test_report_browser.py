@@ -1,0 +1,102 @@
+"""The page in a real Chromium: the slider, the network, the console, the widths. Skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_policy import simulated_policy
+
+from planner.report import build_report, to_json, write_html
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no chromium on PATH (Debian: apt-get install chromium)", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = simulated_policy(tmp_path_factory.mktemp("policy") / "p")
+    document = build_report(folder)
+    return write_html(document, folder.parent / "report.html"), json.loads(to_json(document))
+
+
+def test_slider_table_and_cursor_follow_the_json(browser: Any, report: tuple[Path, dict[str, Any]]) -> None:
+    path, data = report
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    noise: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: noise.append(message.text))
+    page.on("pageerror", lambda error: noise.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    assert page.locator("#budget-label").inner_text() == data["budgets"][data["default_budget"]]["label"]
+    seen = set()
+    page.locator("#budget").focus()
+    page.keyboard.press("Home")
+    for index, view in enumerate(data["budgets"]):
+        if index:
+            page.keyboard.press("ArrowRight")
+        shown = page.locator("#answer .at:visible")
+        assert shown.count() == 1
+        assert shown.locator(".headline").inner_text() == view["headline"]
+        plans = [a["plan"] for a in view["actions"]]
+        assert shown.locator(".card .plan").all_inner_texts() == plans
+        cells = shown.locator("table tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.querySelector('b').textContent))")
+        assert cells == [[c["text"] for c in row] for row in view["strategies"]["rows"]]
+        assert page.locator("table.map tr.now").get_attribute("data-at") == str(index)
+        seen.add(page.locator("#against-compute .wide .cursor").evaluate("l => l.style.display + l.getAttribute('x1')"))
+    assert len(seen) > len(data["budgets"]) // 2
+    rows = page.locator("#answer .at:visible table")
+    rows.locator("thead button").nth(1).click()
+    values = rows.locator("tbody tr").evaluate_all("rows => rows.map(r => Number(r.cells[1].dataset.value))")
+    assert values == sorted(values, reverse=True)
+    assert noise == []
+    assert [u for u in requests if not u.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 794, 760, 390, 320])
+def test_nothing_is_wider_than_the_page_and_no_label_is_cut(browser: Any, report: tuple[Path, dict[str, Any]], width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(report[0].as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll('svg text')].filter(t => t.getBoundingClientRect().width > 0).filter(t => {
+            const a = t.getBoundingClientRect(), b = t.closest('svg').getBoundingClientRect();
+            return a.left < b.left - 1 || a.right > b.right + 3 || a.top < b.top - 2 || a.bottom > b.bottom + 2;
+        }).map(t => t.textContent)"""
+    )
+    assert cut == []
+    overlap = page.evaluate(
+        """() => [...document.querySelectorAll('svg')].flatMap(svg => {
+            const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]).filter(b => b[1].width > 0);
+            return boxes.flatMap(([s, a], i) => boxes.slice(i + 1).filter(([, b]) =>
+                Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3
+            ).map(([t]) => s + ' / ' + t));
+        })"""
+    )
+    assert overlap == []
+    page.close()
+
+
+def test_first_paint_within_two_seconds(browser: Any, report: tuple[Path, dict[str, Any]]) -> None:
+    page = browser.new_page()
+    page.goto(report[0].as_uri())
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    assert page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 2000
+    page.close()

@@ -1,0 +1,298 @@
+"""Drivers, meter and ledger on scripted engines."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripted import END, SHAPE, ScriptedEngine, ScriptedVerifier, drawn, judged
+
+from planner.core import Answer, Completion, GenerationRequest, Outcome, Problem, Sampling
+from planner.effects import Generate
+from planner.errors import BudgetError, CapabilityError, EngineError, VerifierError
+from planner.models.cost import sampling_cost, scoring_cost
+from planner.runtime.driver import Job, iter_runs, run_flow, run_flows
+from planner.runtime.ledger import Ledger
+from planner.strategies import DVTS, AdaptiveMajority, BeamSearch, BestOfN, Greedy, Majority
+
+PROBLEM = Problem(problem_id="p", prompt="What?", step_separator="\n", max_tokens=50)
+
+
+def specs():
+    common = {"temperature": st.just(0.8)}
+    count = st.integers(1, 6)
+    search = {"n": st.sampled_from([2, 4, 6]), "expansions": st.sampled_from([1, 2]), "max_steps": st.integers(1, 5),
+              "max_step_tokens": st.integers(1, 30)}  # fmt: skip
+    scoring = {
+        "aggregation": st.sampled_from(["min", "last", "mean", "prod"]),
+        "selection": st.sampled_from(["max", "vote"]),
+    }
+    return st.one_of(
+        st.just(Greedy()),
+        st.builds(Majority, n=count, **common),
+        st.builds(BestOfN, n=count, **common, **scoring),
+        st.builds(AdaptiveMajority, max_n=count, batch=st.integers(1, 3), threshold=st.just(0.8), **common),
+        st.builds(BeamSearch, **search, **common, **scoring),
+        st.builds(DVTS, **search, **common, **scoring),
+    )
+
+
+def problems():
+    return st.builds(
+        lambda i, length: Problem(problem_id=str(i), prompt="?" * (1 + i % 7), step_separator="\n", max_tokens=length),
+        st.integers(0, 10_000),
+        st.integers(1, 60),
+    )
+
+
+def run(problem, spec, budget=None, *, caches=True, incremental=True):
+    engine = ScriptedEngine(drawn, caches_prefixes=caches)
+    verifier = ScriptedVerifier(judged, incremental=incremental)
+    return (
+        run_flow(problem, spec, {"m": engine}, verifier, default_policy_model="m", budget_flops=budget),
+        engine,
+        verifier,
+    )
+
+
+def check_budget(problem, spec, budget, caches, incremental):
+    result, engine, verifier = run(problem, spec, budget, caches=caches, incremental=incremental)
+    assert result.cost.total_flops <= budget
+    assert result.usage.generated_tokens == engine.generated_tokens
+    assert result.usage.computed_prompt_tokens == engine.computed_tokens
+    assert result.usage.computed_scored_tokens == verifier.computed_tokens
+    if result.answer.outcome is not Outcome.OUT_OF_BUDGET:
+        free, _, _ = run(problem, spec, caches=caches, incremental=incremental)
+        assert (result.answer, result.cost) == (free.answer, free.cost)
+
+
+BUDGETED = given(problems(), specs(), st.floats(0, 3e6), st.booleans(), st.booleans())
+
+
+@settings(max_examples=2000, deadline=None)
+@BUDGETED
+def test_no_run_spends_more_than_its_budget(problem, spec, budget, caches, incremental):
+    check_budget(problem, spec, budget, caches, incremental)
+
+
+@pytest.mark.slow
+@settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))
+@BUDGETED
+def test_no_run_spends_more_than_its_budget_at_length(problem, spec, budget, caches, incremental):
+    check_budget(problem, spec, budget, caches, incremental)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.floats(0, 1e20), st.lists(st.tuples(st.floats(0, 1e20), st.floats(0, 1), st.booleans()), max_size=20))
+def test_the_ledgers_balance_is_never_negative(budget, events):
+    ledger, out, spent = Ledger(budget), [], 0
+    for worst, share, settle_first in events:
+        if out and settle_first:
+            amount, part = out.pop(0)
+            ledger.settle(amount, int(amount * part) if part < 1 else amount)
+        balance = ledger.balance_flops
+        amount = ledger.reserve(worst)
+        assert (amount is None) == (math.ceil(worst) > balance)
+        if amount is not None:
+            out.append((amount, share / 2))
+        assert ledger.balance_flops >= 0
+        assert ledger.spent_flops >= spent
+        spent = ledger.spent_flops
+    for amount, part in out:
+        ledger.settle(amount, int(amount * part))
+    assert ledger.reserved_flops == 0
+    assert ledger.spent_flops + ledger.balance_flops == math.floor(budget)
+
+
+def test_the_ledger_refuses_what_cannot_be():
+    ledger = Ledger(10)
+    assert ledger.reserve(6) == 6
+    assert ledger.reserve(5) is None
+    with pytest.raises(ValueError, match="charged against"):
+        ledger.settle(6, 7)
+    assert Ledger().reserve(1e30) == 0
+    assert Ledger().balance_flops is None
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(BudgetError):
+            Ledger(bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(problems(), specs(), st.none() | st.floats(1e4, 3e6)), min_size=1, max_size=6), st.integers(1, 9)
+)
+def test_batched_is_as_alone_and_usage_adds_up(rows, max_batch):
+    jobs = [Job(replace(p, prompt=p.prompt + str(i)), s, b) for i, (p, s, b) in enumerate(rows)]
+    engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
+    together = run_flows(jobs, {"m": engine}, verifier, default_policy_model="m", max_batch=max_batch)
+    for job, result in zip(jobs, together, strict=True):
+        alone, _, _ = run(job.problem, job.spec, job.budget_flops)
+        assert result == alone
+    total = sum((r.usage for r in together[1:]), together[0].usage)
+    assert total.generated_tokens == engine.generated_tokens
+    assert total.computed_prompt_tokens == engine.computed_tokens
+    assert total.computed_scored_tokens == verifier.computed_tokens
+    assert all(len(b) <= max_batch for b in engine.batches)
+
+
+def test_flows_share_batches_without_a_barrier():
+    def script(request: GenerationRequest) -> str:
+        if "long" in request.prompt:
+            return "s\n" if len(request.prefix) < 8 else f"#### 1{END}"
+        return f"#### 1{END}"
+
+    long, short = (Problem(problem_id=x, prompt=x, step_separator="\n") for x in ("long", "short"))
+    jobs = [Job(long, BeamSearch(n=1, expansions=1)), Job(short, Majority(n=3)), Job(short, Greedy())]
+    engine = ScriptedEngine(script)
+    order = [i for i, _ in iter_runs(jobs, {"m": engine}, ScriptedVerifier(judged), default_policy_model="m")]
+    assert [len(b) for b in engine.batches] == [5, 1, 1, 1, 1]
+    assert order == [1, 2, 0]
+
+
+def test_samples_of_one_prompt_share_its_prefill():
+    result, engine, _ = run(PROBLEM, Majority(n=4))
+    texts = [len(c.text) for c in result.answer.candidates]
+    assert result.usage.prompt_tokens == len(PROBLEM.prompt)
+    assert result.usage.generated_tokens >= sum(texts)
+    assert result.cost.prefill_flops == SHAPE.prefill_flops(len(PROBLEM.prompt))
+    decode = sum(sampling_cost(SHAPE, 5, c.generated_tokens)[1] for c in engine.generate(engine.batches[0]))
+    assert result.cost.decode_flops == decode
+
+
+CHAIN = {"": ["aa\n"], "aa\n": ["bbb\n"], "aa\nbbb\n": [f"#### 1{END}"]}
+
+
+@pytest.mark.parametrize(("caches", "prompt_tokens"), [(True, 5), (False, 5 + 8 + 12)])
+def test_a_steps_prefix_is_free_only_where_it_is_kept(caches, prompt_tokens):
+    spec = BeamSearch(n=1, expansions=1)
+    engine = ScriptedEngine(CHAIN, caches_prefixes=caches)
+    result = run_flow(PROBLEM, spec, {"m": engine}, ScriptedVerifier(judged), default_policy_model="m")
+    assert result.usage.prompt_tokens == prompt_tokens
+    assert result.usage.generated_tokens == 3 + 4 + 7
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_an_incremental_verifier_is_charged_each_step_once(incremental):
+    engine, verifier = ScriptedEngine(CHAIN), ScriptedVerifier(judged, incremental=incremental)
+    result = run_flow(PROBLEM, BeamSearch(n=1, expansions=1), {"m": engine}, verifier, default_policy_model="m")
+    lengths = [5 + 3, 5 + 3 + 4, 5 + 3 + 4 + 7]
+    if incremental:
+        assert result.usage.scored_tokens == lengths[-1]
+        parts = [scoring_cost(SHAPE, 8, 0, 1), scoring_cost(SHAPE, 4, 8, 1), scoring_cost(SHAPE, 7, 12, 1)]
+    else:
+        assert result.usage.scored_tokens == sum(lengths)
+        parts = [scoring_cost(SHAPE, n, 0, k + 1) for k, n in enumerate(lengths)]
+    assert result.cost.verifier_flops == sum(parts)
+
+
+@pytest.mark.parametrize(("incremental", "tokens"), [(True, 5 + 3 + 7 + 7), (False, 2 * (5 + 3 + 7))])
+def test_answers_scored_together_share_prompt_and_equal_steps(incremental, tokens):
+    engine = ScriptedEngine({"": [f"aa\n#### 1{END}", f"aa\n#### 2{END}"]})
+    verifier = ScriptedVerifier(judged, incremental=incremental)
+    result = run_flow(PROBLEM, BestOfN(n=2), {"m": engine}, verifier, default_policy_model="m")
+    assert result.usage.scored_tokens == tokens
+
+
+def test_refunds_pay_for_more_samples_than_worst_cases_would():
+    engine = ScriptedEngine(lambda r: f"#### 1{END}")
+    problem = replace(PROBLEM, max_tokens=1000)
+    free = run_flow(problem, Majority(n=8), {"m": engine}, default_policy_model="m")
+    cap = SHAPE.prefill_flops(5) + SHAPE.decode_flops(5, 1000) * 1.2
+    tight = run_flow(
+        problem,
+        Majority(n=8),
+        {"m": ScriptedEngine(lambda r: f"#### 1{END}")},
+        default_policy_model="m",
+        budget_flops=cap,
+    )
+    assert tight.answer == free.answer
+    assert tight.cost == free.cost
+    assert tight.cost.total_flops <= cap
+
+
+def test_what_the_balance_cuts_short_is_marked():
+    engine = ScriptedEngine(lambda r: "x" * 500)
+    cap = SHAPE.prefill_flops(5) + SHAPE.decode_flops(5, 10)
+    result = run_flow(PROBLEM, Majority(n=2), {"m": engine}, default_policy_model="m", budget_flops=cap)
+    assert result.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert result.answer.text == "x" * 10
+    assert len(result.answer.candidates) == 1
+    assert result.usage.requests == 1
+
+
+def test_without_a_config_the_account_is_in_tokens():
+    result = run_flow(PROBLEM, Majority(n=2), {"m": ScriptedEngine(drawn, shape=None)}, default_policy_model="m")
+    assert result.usage.generated_tokens > 0
+    assert math.isnan(result.cost.total_flops)
+    with pytest.raises(CapabilityError, match="config"):
+        run_flow(
+            PROBLEM, Majority(n=2), {"m": ScriptedEngine(drawn, shape=None)}, default_policy_model="m", budget_flops=1e9
+        )
+
+
+def test_what_is_missing_is_said_before_anything_is_generated():
+    engine = ScriptedEngine(drawn)
+    jobs = [Job(PROBLEM, Greedy()), Job(PROBLEM, BestOfN(n=2))]
+    with pytest.raises(CapabilityError, match="verifier"):
+        run_flows(jobs, {"m": engine}, None, default_policy_model="m")
+    with pytest.raises(CapabilityError, match=r"policy_model.*other"):
+        run_flows([Job(PROBLEM, Greedy(policy_model="other"))], {"m": engine}, None, default_policy_model="m")
+    assert not engine.batches
+
+
+def test_each_job_may_name_its_model():
+    engines = {name: ScriptedEngine(lambda r, name=name: f"#### {name}{END}", name=name) for name in ("1", "2")}
+    jobs = [Job(PROBLEM, Greedy(policy_model=name)) for name in ("2", "1", None)]
+    runs = run_flows(jobs, engines, None, default_policy_model="1")
+    assert [r.answer.answer for r in runs] == ["2", "1", "1"]
+
+
+class Probe:
+    """A strategy of a user: asks once and reports how it was closed."""
+
+    name, needs_verifier, replayable, policy_model = "probe", False, False, None
+
+    def __init__(self, requests=1):
+        self.closed, self.requests = False, requests
+
+    def solve(self, problem):
+        try:
+            request = GenerationRequest(prompt=problem.prompt, sampling=Sampling(max_tokens=5))
+            reply = yield Generate(requests=(request,) * self.requests)
+            return Answer(answer=str(len(reply)), text="", outcome=Outcome.FINISHED)
+        finally:
+            self.closed = True
+
+
+@pytest.mark.parametrize("error", [EngineError("down", retryable=True), VerifierError("down")])
+def test_a_failure_ends_the_run_and_closes_every_flow(error):
+    def fail(request):
+        raise error
+
+    probes = [Probe(), Probe()]
+    with pytest.raises(type(error), match="down"):
+        run_flows([Job(PROBLEM, p) for p in probes], {"m": ScriptedEngine(fail)}, None, default_policy_model="m")
+    assert all(p.closed for p in probes)
+
+
+def test_an_engine_that_breaks_its_word_is_an_error():
+    class Talkative(ScriptedEngine):
+        def generate(self, requests):
+            return [Completion(text="x" * 9, finish="end", prompt_tokens=5, generated_tokens=9) for _ in requests]
+
+    class Silent(ScriptedEngine):
+        def generate(self, requests):
+            return []
+
+    for kind, words in ((Talkative, "more tokens"), (Silent, "0 results for 1")):
+        with pytest.raises(EngineError, match=words):
+            run_flow(PROBLEM, Probe(), {"m": kind(drawn)}, default_policy_model="m")
+
+
+def test_an_empty_question_is_answered_and_an_uncaught_end_of_budget_is_an_outcome():
+    empty = run_flow(PROBLEM, Probe(0), {"m": ScriptedEngine(drawn)}, default_policy_model="m")
+    assert (empty.answer.answer, empty.usage.rounds) == ("0", 0)
+    poor = run_flow(PROBLEM, Probe(), {"m": ScriptedEngine(drawn)}, default_policy_model="m", budget_flops=1)
+    assert poor.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert run_flows([], {"m": ScriptedEngine(drawn)}, None, default_policy_model="m") == []

@@ -1,0 +1,193 @@
+import json
+from collections import Counter
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+from scripted import END, ScriptedEngine, ScriptedVerifier, drawn, judged
+
+from planner.core import Candidate, Outcome, Problem
+from planner.errors import InputError
+from planner.runtime.driver import run_flow
+from planner.strategies import (
+    DVTS,
+    REGISTRY,
+    AdaptiveMajority,
+    BeamSearch,
+    BestOfN,
+    Greedy,
+    Majority,
+    Strategy,
+    describe,
+    from_dict,
+    to_dict,
+)
+from planner.strategies.scoring import aggregate, select
+from planner.strategies.stopping import leading_probability
+
+PROBLEM = Problem(problem_id="p", prompt="What?", step_separator="\n", max_tokens=120)
+SPECS = [
+    Greedy(),
+    Majority(n=5),
+    BestOfN(n=5, aggregation="min", selection="max"),
+    BeamSearch(n=8, expansions=4, max_steps=6),
+    DVTS(n=8, expansions=4, max_steps=6, policy_model="m"),
+    AdaptiveMajority(max_n=7, batch=3),
+]
+
+
+def solve(spec, script, scores=judged, **budget):
+    return run_flow(
+        PROBLEM, spec, {"m": ScriptedEngine(script)}, ScriptedVerifier(scores), default_policy_model="m", **budget
+    )
+
+
+def test_every_strategy_has_a_spec_here():
+    assert [s.name for s in SPECS] == list(REGISTRY)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+class TestContract:
+    def test_is_a_frozen_strategy_under_its_own_name(self, spec):
+        assert isinstance(spec, Strategy)
+        assert REGISTRY[spec.name] is type(spec)
+        with pytest.raises((FrozenInstanceError, AttributeError)):
+            spec.policy_model = "other"
+
+    def test_survives_json(self, spec):
+        assert from_dict(json.loads(json.dumps(to_dict(spec)))) == spec
+
+    def test_returns_a_finished_answer_or_says_that_it_has_none(self, spec):
+        for i in range(30):
+            problem = Problem(problem_id=str(i), prompt=f"What {i}?", step_separator="\n", max_tokens=60)
+            engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
+            run = run_flow(problem, spec, {"m": engine}, verifier, default_policy_model="m")
+            answer = run.answer
+            if answer.outcome is Outcome.FINISHED:
+                assert any(c.finished and c.text == answer.text for c in answer.candidates)
+            else:
+                assert answer.outcome is Outcome.TRUNCATED
+                assert answer.answer is None
+                assert not any(c.finished for c in answer.candidates)
+            for request in [r for batch in engine.batches for r in batch]:
+                assert 0 < request.sampling.max_tokens <= problem.max_tokens - len(request.prefix)
+            assert bool(verifier.batches) <= spec.needs_verifier
+
+    def test_honours_n(self, spec):
+        n = getattr(spec, "n", getattr(spec, "max_n", 1))
+        engine = ScriptedEngine(lambda r: f"#### {r.index}{END}")  # all different: an adaptive vote never stops early
+        run = run_flow(PROBLEM, spec, {"m": engine}, ScriptedVerifier(judged), default_policy_model="m")
+        requests = [r for batch in engine.batches for r in batch]
+        assert sorted(r.index for r in requests) == list(range(n))
+        assert len(run.answer.candidates) == n
+
+    def test_out_of_budget_at_once_is_an_answer(self, spec):
+        answer = solve(spec, drawn, budget_flops=1.0).answer
+        assert (answer.outcome, answer.answer, answer.text) == (Outcome.OUT_OF_BUDGET, None, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"strategy": "best_of_m"}, "greedy, majority"),
+        ({"strategy": ["greedy"]}, "unknown strategy"),
+        ({"strategy": "majority"}, "missing: n"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2, "beam_width": 4}}, "beam_width.*only n, temperature"),
+        ({"strategy": "majority", "hyperparameters": 3}, "hyperparameters"),
+        ({"strategy": "majority", "hyperparameters": {"n": 0}}, "majority: `n` = 0.*>= 1"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2.0}}, "whole number"),
+        ({"strategy": "majority", "hyperparameters": {"n": True}}, "whole number"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2, "temperature": 0}}, "equal answers"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2, "temperature": -1}}, ">= 0"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2, "temperature": float("nan")}}, ">= 0"),
+        ({"strategy": "majority", "hyperparameters": {"n": 2, "top_p": 0}}, r"\(0, 1\]"),
+        ({"strategy": "best_of_n", "hyperparameters": {"n": 2, "aggregation": "avg"}}, "min or last or mean or prod"),
+        ({"strategy": "best_of_n", "hyperparameters": {"n": 2, "selection": []}}, "max or vote"),
+        ({"strategy": "beam_search", "hyperparameters": {"n": 6, "expansions": 4}}, "multiple of expansions = 4"),
+        ({"strategy": "dvts", "hyperparameters": {"n": 2, "expansions": 4}}, "multiple of expansions = 4"),
+        ({"strategy": "adaptive_majority", "hyperparameters": {"max_n": 4, "threshold": 0.5}}, r"\(0.5, 1\)"),
+        ({"strategy": "adaptive_majority", "hyperparameters": {"max_n": 4, "threshold": 1}}, r"\(0.5, 1\)"),
+    ],
+)
+def test_a_bad_specification_names_field_and_rule(data, words):
+    with pytest.raises(InputError, match=words):
+        from_dict(data)
+
+
+def test_one_sample_may_be_greedy_and_describe_lists_all():
+    assert Majority(n=1, temperature=0.0).n == 1
+    rows = {row["name"]: row for row in describe()}
+    assert rows["best_of_n"]["needs"] == ["verifier"]
+    assert rows["majority"]["hyperparameters"]["n"] == "required"
+
+
+def made(key, *scores, finished=True):
+    return Candidate(text=f"{key}{scores}", answer=key, key=key, finished=finished, scores=scores or None)
+
+
+def test_aggregations():
+    scores = (0.5, 0.2, 0.4)
+    assert [aggregate(scores, how) for how in ("min", "last", "prod")] == [0.2, 0.4, pytest.approx(0.04)]
+    assert aggregate(scores, "mean") == pytest.approx(1.1 / 3)
+    assert aggregate((), "mean") != aggregate((), "mean")  # unknown is NaN
+
+
+def test_selection():
+    a, b, b2, none = made("a", 0.6), made("b", 0.4), made("b", 0.5), made(None, 0.9)
+    cut = made(None, 0.99, finished=False)
+    assert select([a, b, b2, cut], "last", "max") is a
+    assert select([a, b, b2, none, cut], "last", "vote") is b2
+    assert select([a, b, b2, none, cut], "last", "max") is none  # its score is the highest; it only cannot vote
+    assert select([none, cut], "last", "vote") is none
+    assert select([cut], "last", "vote") is cut
+    assert select([], "last", "max") is None
+    assert select([made("a", 0.5), made("b", 0.5)], "last", "max").key == "a"
+    assert select([made("b"), made("a"), made("a"), made("b")], "last", "vote").key == "b"
+    assert select([made("b"), made("a", 0.0)], "last", "max").key == "a"  # scored over unscored
+    assert select([made("a", 0.0), made("b", 0.0)], "last", "vote").key == "a"
+
+
+def test_majority_counts_equal_numbers_as_one_answer():
+    texts = [f"#### 4{END}", f"#### 25{END}", END, f"#### 25.0{END}", "cut #### "]
+    answer = solve(Majority(n=5), {"": texts}).answer
+    assert answer.answer in ("25", "25.0")
+    assert answer.outcome is Outcome.FINISHED
+
+
+def test_best_of_n_scores_only_finished_ones_and_falls_back_to_the_vote():
+    texts = {"": [f"x\n#### 1{END}", f"#### 2{END}", f"y\n#### 2{END}", END, "z" * 500]}
+    scores = {"x": 0.2, "x|#### 1": 0.9, "#### 2": 0.4, "y": 0.9, "y|#### 2": 0.3}
+    engine, verifier = ScriptedEngine(texts), ScriptedVerifier(scores)
+    run = run_flow(PROBLEM, BestOfN(n=5, selection="max"), {"m": engine}, verifier, default_policy_model="m")
+    assert run.answer.answer == "1"
+    assert [r.steps for batch in verifier.batches for r in batch] == [("x", "#### 1"), ("#### 2",), ("y", "#### 2")]
+    assert [c.scores for c in run.answer.candidates] == [(0.2, 0.9), (0.4,), (0.9, 0.3), None, None]
+    paid = run.cost.prefill_flops + run.cost.decode_flops
+    worst = paid * 3  # pays for the worst case of each wave, not for the scores
+    for budget in (paid + 1, worst):
+        poor = run_flow(PROBLEM, BestOfN(n=5, selection="max"), {"m": ScriptedEngine(texts)}, ScriptedVerifier(scores),
+                        default_policy_model="m", budget_flops=budget)  # fmt: skip
+        assert poor.cost.total_flops <= budget
+        if poor.cost.verifier_flops == 0:
+            assert poor.answer.outcome is Outcome.OUT_OF_BUDGET
+            assert poor.answer.answer == "2"
+
+
+@pytest.mark.parametrize(("votes", "drawn_samples"), [("1111111111", 4), ("1213111111", 8), ("1212121212", 10)])
+def test_adaptive_majority_stops_when_the_leader_is_safe(votes, drawn_samples):
+    spec = AdaptiveMajority(max_n=10, threshold=0.95, batch=2)
+    run = solve(spec, {"": [f"#### {v}{END}" for v in votes]})
+    assert run.usage.requests == drawn_samples
+    assert run.answer.answer == "1"
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_leading_probability_is_the_beta_tail(a, b):
+    assert leading_probability(a, b) == pytest.approx(beta.sf(0.5, a + 1, b + 1), abs=1e-12)
+    assert leading_probability(a, b) + leading_probability(b, a) == pytest.approx(1)
+
+
+def test_no_votes_never_stop():
+    assert not AdaptiveMajority(max_n=4).stops(Counter())
