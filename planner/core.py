@@ -28,7 +28,7 @@ __all__ = [
     "stable_hash",
 ]
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 Finish: TypeAlias = Literal["end", "stop", "length", "budget"]
 """Why a completion ended: end token, stop string, token limit, or the ledger (refused, or cut short by it)."""
@@ -101,8 +101,8 @@ class Completion:
     """What an engine returns for one request.
 
     `prompt_tokens` counts prompt and prefix; `cached_tokens` is the part of them whose keys and values the engine
-    really reused; `generated_tokens` includes the end token. `mean_logprob` is the mean natural log-probability of the generated tokens
-    at temperature 1, None where the engine cannot tell.
+    really reused; `generated_tokens` includes the end token. `mean_logprob` is the mean natural log-probability of the
+    generated tokens at temperature 1, None where the engine cannot tell.
     """
 
     text: str
@@ -126,7 +126,8 @@ class StepScores:
     """Scores in [0, 1], one for each step (a single one for outcome reward models).
 
     `tokens` is the full input length; `new_tokens` is what the request adds beyond the longest prefix of it that this
-    verifier scored before (equal to `tokens` where prefixes cannot be kept); `computed_tokens` is what was really computed.
+    verifier scored before (equal to `tokens` where prefixes cannot be kept); `computed_tokens` is what was really
+    computed.
     """
 
     scores: tuple[float, ...]

@@ -1,14 +1,14 @@
 """Every error this package raises on purpose.
 
-    PlannerError
-    ├── InputError            something the user gave cannot be used (exit code 2)
-    │   ├── BudgetError       a budget that cannot be read or met
-    │   ├── BankError         a bank folder that is damaged or of another schema
-    │   ├── PolicyError       a policy folder that is damaged or of another schema
-    │   └── CapabilityError   an engine or verifier lacks what a strategy needs
-    ├── EngineError           an engine failed to generate (`retryable` says whether a retry may help)
-    ├── VerifierError         a verifier failed to score
-    └── OutOfBudget           thrown into a flow when its balance cannot pay for what it asked
+PlannerError
+├── InputError            something the user gave cannot be used (exit code 2)
+│   ├── BudgetError       a budget that cannot be read or met
+│   ├── BankError         a bank folder that is damaged or of another schema
+│   ├── PolicyError       a policy folder that is damaged or of another schema
+│   └── CapabilityError   an engine or verifier lacks what a strategy needs
+├── EngineError           an engine failed to generate (`retryable` says whether a retry may help)
+├── VerifierError         a verifier failed to score
+└── OutOfBudget           thrown into a flow when its balance cannot pay for what it asked
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ SAMPLED = {"temperature": 0.8, "top_p": 1.0}
 SCORED = SAMPLED | {"aggregation": "last", "selection": "max"}
 
 
-def _plan(strategy: str, fields: dict[str, Any], verifier: str | None, accuracy: list[float], cost: float) -> dict[str, Any]:
+def _plan(
+    strategy: str, fields: dict[str, Any], verifier: str | None, accuracy: list[float], cost: float
+) -> dict[str, Any]:
     return {
         "strategy": strategy, "hyperparameters": fields, "policy_model": "small", "verifier": verifier,
         "accuracy": {b: {"value": a, "low": a - 0.02, "high": a + 0.02, "n": 50} for b, a in zip(EDGES, accuracy, strict=True)},

@@ -16,7 +16,7 @@ import numpy as np
 
 BUCKETS = {"hard": [0.0, 0.1], "medium": [0.1, 0.5], "easy": [0.5, 1.0]}
 UNIT_COST = 2.6e8
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> ![x](https://evil.example/a.png) | a | \u202egnp.exe'
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> ![x](https://evil.example/a.png) | a | \u202egnp.exe"
 
 
 def _accuracy(strategy: str, n: int, p: np.ndarray) -> np.ndarray:
@@ -42,34 +42,59 @@ def _cost(strategy: str, n: int) -> dict[str, float]:
 
 
 def simulated_policy(
-    folder: Path, *, verifier: bool = True, unit: str = "flops", advantage: float = 0.0, name: str = "simulated", hostile: bool = False, problems: int = 300
+    folder: Path,
+    *,
+    verifier: bool = True,
+    unit: str = "flops",
+    advantage: float = 0.0,
+    name: str = "simulated",
+    hostile: bool = False,
+    problems: int = 300,
 ) -> Path:
     """Write policy.json and evaluation.json of the simulated law; returns the folder."""
     rng = np.random.default_rng(7)
     p = 1 / (1 + np.exp(-rng.normal(-0.3, 2.1, problems)))
     bucket_of = np.where(p < 0.1, "hard", np.where(p < 0.5, "medium", "easy"))
-    strategies = ["greedy", "majority", "adaptive_majority"] + (["best_of_n", "beam_search", "dvts"] if verifier else [])
+    strategies = ["greedy", "majority", "adaptive_majority"] + (
+        ["best_of_n", "beam_search", "dvts"] if verifier else []
+    )
     scale = 1.0 if unit == "flops" else 200 / UNIT_COST
     plans: list[dict[str, Any]] = []
     values: list[np.ndarray] = []
     for strategy in strategies:
         for n in [1] if strategy == "greedy" else [2, 4, 8, 16, 32, 64] if strategy != "beam_search" else [4, 8, 16]:
             acc, parts = _accuracy(strategy, n, p), {k: v * scale for k, v in _cost(strategy, n).items()}
-            fields: dict[str, Any] = {} if n == 1 else {"max_n" if strategy.startswith("adaptive") else "n": n, "temperature": 0.8}
+            fields: dict[str, Any] = (
+                {} if n == 1 else {"max_n" if strategy.startswith("adaptive") else "n": n, "temperature": 0.8}
+            )
             if strategy in {"best_of_n", "beam_search", "dvts"}:
                 fields |= {"aggregation": "last", "selection": "max"}
             total = sum(parts.values())
 
             def part(mask: np.ndarray, acc: np.ndarray = acc) -> dict[str, Any]:
                 level, half = float(acc[mask].mean()), 1.96 * float(acc[mask].std() + 0.1) / math.sqrt(mask.sum())
-                return {"value": level, "low": max(0.0, level - half), "high": min(1.0, level + half), "n": int(mask.sum())}
+                return {
+                    "value": level,
+                    "low": max(0.0, level - half),
+                    "high": min(1.0, level + half),
+                    "n": int(mask.sum()),
+                }
 
-            price = {"policy": parts["prefill"] + parts["decode"], "verifier": parts["verifier"], "probe": 0.0, "total": total, "p95": total}
+            price = {
+                "policy": parts["prefill"] + parts["decode"],
+                "verifier": parts["verifier"],
+                "probe": 0.0,
+                "total": total,
+                "p95": total,
+            }
             plans.append(
                 {
-                    "strategy": strategy, "hyperparameters": fields, "policy_model": HOSTILE if hostile else "small-model",
+                    "strategy": strategy,
+                    "hyperparameters": fields,
+                    "policy_model": HOSTILE if hostile else "small-model",
                     "verifier": "prm" if parts["verifier"] else None,
-                    "accuracy": {b: part(bucket_of == b) for b in BUCKETS}, "cost": dict.fromkeys(BUCKETS, price),
+                    "accuracy": {b: part(bucket_of == b) for b in BUCKETS},
+                    "cost": dict.fromkeys(BUCKETS, price),
                     "overall": {"accuracy": part(np.ones(problems, bool)), "cost": price},
                 }
             )
@@ -80,7 +105,10 @@ def simulated_policy(
 
     def estimate(acc: np.ndarray) -> dict[str, Any]:
         half = 1.96 * float(np.sqrt(np.mean(acc * (1 - acc)) / problems))
-        return {"accuracy": float(acc.mean()), "ci": [max(0.0, float(acc.mean()) - half), min(1.0, float(acc.mean()) + half)]}
+        return {
+            "accuracy": float(acc.mean()),
+            "ci": [max(0.0, float(acc.mean()) - half), min(1.0, float(acc.mean()) + half)],
+        }
 
     for multiple in (1, 2, 4, 8, 16, 32, 64):
         budget = float(multiple * reference)
@@ -91,19 +119,37 @@ def simulated_policy(
             mask = bucket_of == b
             order = fits[np.argsort(-matrix[mask][:, fits].mean(0))]
             gap = float(matrix[mask][:, order[0]].mean() - matrix[mask][:, order[1]].mean()) if len(order) > 1 else None
-            fallback = order[0] != fixed and float(matrix[mask][:, order[0]].mean() - matrix[mask][:, fixed].mean()) < 0.012
+            fallback = (
+                order[0] != fixed and float(matrix[mask][:, order[0]].mean() - matrix[mask][:, fixed].mean()) < 0.012
+            )
             pick = fixed if fallback else int(order[0])
             chosen[mask] = pick
             level = plans[pick]["accuracy"][b]
             cells[b] = {
-                "plan": pick, "fallback": bool(fallback), "accuracy": level["value"], "low": level["low"], "high": level["high"],
-                "cost": float(totals[pick]), "runner_up": int(order[1]) if len(order) > 1 else None, "gap": gap, "gap_p": 0.03 if gap is not None else None,
+                "plan": pick,
+                "fallback": bool(fallback),
+                "accuracy": level["value"],
+                "low": level["low"],
+                "high": level["high"],
+                "cost": float(totals[pick]),
+                "runner_up": int(order[1]) if len(order) > 1 else None,
+                "gap": gap,
+                "gap_p": 0.03 if gap is not None else None,
             }
         table.append({"budget": budget, "multiple": float(multiple), "cells": cells, "best_fixed": fixed})
         mine = matrix[np.arange(problems), chosen] + advantage
-        accuracies = {"policy": np.clip(mine - 0.01, 0, 1), "best_fixed": matrix[:, fixed], "policy_oracle_difficulty": np.clip(mine, 0, 1), "oracle": matrix[:, fits].max(1)}
+        accuracies = {
+            "policy": np.clip(mine - 0.01, 0, 1),
+            "best_fixed": matrix[:, fixed],
+            "policy_oracle_difficulty": np.clip(mine, 0, 1),
+            "oracle": matrix[:, fits].max(1),
+        }
         picked = {"policy": None, "best_fixed": fixed, "policy_oracle_difficulty": None, "oracle": None}
-        for method, strategy in (("majority", "majority"), ("adaptive", "adaptive_majority"), ("best_of_n", "best_of_n")):
+        for method, strategy in (
+            ("majority", "majority"),
+            ("adaptive", "adaptive_majority"),
+            ("best_of_n", "best_of_n"),
+        ):
             own = [i for i in fits if plans[i]["strategy"] == strategy]
             if own:
                 accuracies[method], picked[method] = matrix[:, own[-1]], int(own[-1])
@@ -111,55 +157,149 @@ def simulated_policy(
         differences = {}
         for method, acc in accuracies.items():
             index = picked[method]
-            used = plans[index]["strategy"] if index is not None else "best_of_n" if verifier and multiple > 2 else "majority"
-            n = int(plans[index]["hyperparameters"].get("n") or plans[index]["hyperparameters"].get("max_n") or 1) if index is not None else max(1, int(multiple * 0.6))
+            used = (
+                plans[index]["strategy"]
+                if index is not None
+                else "best_of_n"
+                if verifier and multiple > 2
+                else "majority"
+            )
+            n = (
+                int(plans[index]["hyperparameters"].get("n") or plans[index]["hyperparameters"].get("max_n") or 1)
+                if index is not None
+                else max(1, int(multiple * 0.6))
+            )
             parts = {k: v * scale for k, v in _cost(used, n).items()}
             if method == "policy":
                 parts["probe"] = 0.02 * budget
-            methods[method] = estimate(acc) | {"cost": sum(parts.values()), "cost_parts": parts, "plan": used if index is not None else "by difficulty"}
+            methods[method] = estimate(acc) | {
+                "cost": sum(parts.values()),
+                "cost_parts": parts,
+                "plan": used if index is not None else "by difficulty",
+            }
             if method != "policy":
                 d = accuracies["policy"] - acc
                 half = 1.96 * float(d.std() + 0.12) / math.sqrt(problems)
-                differences[method] = {"difference": float(d.mean()), "ci": [float(d.mean()) - half, float(d.mean()) + half], "detectable": half * 2.8 / 1.96}
-        evaluated.append({"budget": budget, "multiple": float(multiple), "unit": unit, "methods": methods, "differences": differences})
+                differences[method] = {
+                    "difference": float(d.mean()),
+                    "ci": [float(d.mean()) - half, float(d.mean()) + half],
+                    "detectable": half * 2.8 / 1.96,
+                }
+        evaluated.append(
+            {
+                "budget": budget,
+                "multiple": float(multiple),
+                "unit": unit,
+                "methods": methods,
+                "differences": differences,
+            }
+        )
 
     curves = []
     for strategy in strategies:
         own = [i for i, q in enumerate(plans) if q["strategy"] == strategy]
         curve_points = []
         for i in own:
-            inside = {b: estimate(matrix[bucket_of == b, i]) | {"cost": float(totals[i]), "n": int((bucket_of == b).sum())} for b in BUCKETS}
+            inside = {
+                b: estimate(matrix[bucket_of == b, i]) | {"cost": float(totals[i]), "n": int((bucket_of == b).sum())}
+                for b in BUCKETS
+            }
             fields = plans[i]["hyperparameters"]
-            curve_points.append(estimate(matrix[:, i]) | {"n": fields.get("n", fields.get("max_n", 1)), "cost": float(totals[i]), "buckets": inside})
-        curves.append({"label": f"{strategy} T0.8", "strategy": strategy, "policy_model": "small-model", "points": curve_points})
+            curve_points.append(
+                estimate(matrix[:, i])
+                | {"n": fields.get("n", fields.get("max_n", 1)), "cost": float(totals[i]), "buckets": inside}
+            )
+        curves.append(
+            {"label": f"{strategy} T0.8", "strategy": strategy, "policy_model": "small-model", "points": curve_points}
+        )
     predicted = np.clip(0.15 + 0.7 * p + rng.normal(0, 0.16, problems), 0.01, 0.99)
     bins = [
-        {"predicted": float(predicted[part].mean()), "true": float(p[part].mean()), "ci": [float(p[part].mean()) - 0.07, float(p[part].mean()) + 0.07], "n": len(part)}
+        {
+            "predicted": float(predicted[part].mean()),
+            "true": float(p[part].mean()),
+            "ci": [float(p[part].mean()) - 0.07, float(p[part].mean()) + 0.07],
+            "n": len(part),
+        }
         for part in np.array_split(np.argsort(predicted), 8)
     ]
     predicted_bucket = np.where(predicted < 0.2, "hard", np.where(predicted < 0.5, "medium", "easy"))
     confusion = [[int(((bucket_of == t) & (predicted_bucket == q)).sum()) for q in BUCKETS] for t in BUCKETS]
     policy = {
-        "schema_version": 1, "name": HOSTILE if hostile else name, "unit": unit, "reference_cost": float(reference), "fingerprints": {"policy": "simulated"},
-        "policy_models": {"small-model": {"parameters": 12_345_678}}, "verifier": {"name": "prm"} if verifier else None,
-        "task": {"name": HOSTILE if hostile else "simulated problems (test fixture)"}, "bucket_edges": BUCKETS,
-        "bucket_counts": {b: int((bucket_of == b).sum()) for b in BUCKETS}, "plans": plans, "table": table, "budgets": [t["budget"] for t in table],
-        "provenance": {"bank": "simulated", "seeds": {"law": 7}, "packages": {"numpy": np.__version__}, "created": "2026-01-01", "command": HOSTILE if hostile else "planner fit runs/bank -o runs/policy"},
-        "warnings": [HOSTILE] if hostile else ["These numbers follow a law written in the tests; nothing was measured."],
+        "schema_version": 1,
+        "name": HOSTILE if hostile else name,
+        "unit": unit,
+        "reference_cost": float(reference),
+        "fingerprints": {"policy": "simulated"},
+        "policy_models": {"small-model": {"parameters": 12_345_678}},
+        "verifier": {"name": "prm"} if verifier else None,
+        "task": {"name": HOSTILE if hostile else "simulated problems (test fixture)"},
+        "bucket_edges": BUCKETS,
+        "bucket_counts": {b: int((bucket_of == b).sum()) for b in BUCKETS},
+        "plans": plans,
+        "table": table,
+        "budgets": [t["budget"] for t in table],
+        "provenance": {
+            "bank": "simulated",
+            "seeds": {"law": 7},
+            "packages": {"numpy": np.__version__},
+            "created": "2026-01-01",
+            "command": HOSTILE if hostile else "planner fit runs/bank -o runs/policy",
+        },
+        "warnings": [HOSTILE]
+        if hostile
+        else ["These numbers follow a law written in the tests; nothing was measured."],
     }
     evaluation = {
-        "unit": unit, "problems": problems, "folds": 5, "method_note": "Every choice was made on other folds than those that report it.", "budgets": evaluated, "curves": curves,
+        "unit": unit,
+        "problems": problems,
+        "folds": 5,
+        "method_note": "Every choice was made on other folds than those that report it.",
+        "budgets": evaluated,
+        "curves": curves,
         "difficulty": {
-            "bins": bins, "scatter": [{"predicted": float(a), "true": float(b), "problem_id": HOSTILE if hostile else f"problem-{i}"} for i, (a, b) in enumerate(zip(predicted, p, strict=True))],
-            "log_loss": 0.412, "base_log_loss": 0.671, "spearman": 0.83, "calibration_error": 0.061, "confusion": {t: dict(zip(BUCKETS, row, strict=True)) for t, row in zip(BUCKETS, confusion, strict=True)},
+            "bins": bins,
+            "scatter": [
+                {"predicted": float(a), "true": float(b), "problem_id": HOSTILE if hostile else f"problem-{i}"}
+                for i, (a, b) in enumerate(zip(predicted, p, strict=True))
+            ],
+            "log_loss": 0.412,
+            "base_log_loss": 0.671,
+            "spearman": 0.83,
+            "calibration_error": 0.061,
+            "confusion": {t: dict(zip(BUCKETS, row, strict=True)) for t, row in zip(BUCKETS, confusion, strict=True)},
         },
-        "costs": [{"label": f"{q['strategy']}({', '.join(f'{k}={v}' for k, v in q['hyperparameters'].items())}) small-model", "strategy": q["strategy"], **{k: v * scale for k, v in _cost(q["strategy"], q["hyperparameters"].get("n", q["hyperparameters"].get("max_n", 1))).items()}} for q in plans if q["hyperparameters"].get("n", q["hyperparameters"].get("max_n", 8)) == 8],
-        "drop": {"chosen": 0.71, "held_out": 0.69}, "efficiency_gain": {
-            "majority": [{"n": 4, "value": 1.7, "factor": 1.7, "ci": [0.9, 3.1], "accuracy": 0.6, "lower_bound": False}, {"n": 16, "value": None, "factor": None, "ci": [0.0, 2.0], "accuracy": 0.9, "lower_bound": False}],
-            "best_of_n": [{"n": 16, "value": 0.8, "factor": 0.8, "ci": [0.6, 1.1], "accuracy": 0.65, "lower_bound": True}] if verifier else None,
+        "costs": [
+            {
+                "label": f"{q['strategy']}({', '.join(f'{k}={v}' for k, v in q['hyperparameters'].items())}) small-model",
+                "strategy": q["strategy"],
+                **{
+                    k: v * scale
+                    for k, v in _cost(
+                        q["strategy"], q["hyperparameters"].get("n", q["hyperparameters"].get("max_n", 1))
+                    ).items()
+                },
+            }
+            for q in plans
+            if q["hyperparameters"].get("n", q["hyperparameters"].get("max_n", 8)) == 8
+        ],
+        "drop": {"chosen": 0.71, "held_out": 0.69},
+        "efficiency_gain": {
+            "majority": [
+                {"n": 4, "value": 1.7, "factor": 1.7, "ci": [0.9, 3.1], "accuracy": 0.6, "lower_bound": False},
+                {"n": 16, "value": None, "factor": None, "ci": [0.0, 2.0], "accuracy": 0.9, "lower_bound": False},
+            ],
+            "best_of_n": [
+                {"n": 16, "value": 0.8, "factor": 0.8, "ci": [0.6, 1.1], "accuracy": 0.65, "lower_bound": True}
+            ]
+            if verifier
+            else None,
         },
         "gap_closed": [{"budget": budget, "value": -0.1}],
-        "spend": {"generated_tokens": 1_234_567}, "missing": {} if verifier else {"verifier": "The samples carry no verifier scores, so no strategy that needs one could be replayed."}, "fit_seconds": 4.2,
+        "spend": {"generated_tokens": 1_234_567},
+        "missing": {}
+        if verifier
+        else {"verifier": "The samples carry no verifier scores, so no strategy that needs one could be replayed."},
+        "fit_seconds": 4.2,
     }
     if unit == "tokens":
         evaluation["missing"] |= {"flops": "The bank has no model config, so costs are counted in tokens."}

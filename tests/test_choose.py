@@ -36,7 +36,9 @@ def test_the_95th_percentile_must_fit() -> None:
 
 def test_hopeless_is_said_and_costs_the_least() -> None:
     bad = document()
-    table = PlanTable.from_document(bad | {"plans": [p | {"accuracy": {**p["accuracy"], "hard": {"value": 0.01}}} for p in bad["plans"]]})
+    table = PlanTable.from_document(
+        bad | {"plans": [p | {"accuracy": {**p["accuracy"], "hard": {"value": 0.01}}} for p in bad["plans"]]}
+    )
     choice = choose_plans(table, HARD[None], 32e6)
     assert choice.plan.tolist() == [0]
     assert choice.hopeless.tolist() == [True]
@@ -77,7 +79,15 @@ def test_unmeasured_buckets_take_the_overall_figure() -> None:
     assert PlanTable.from_document(thin).accuracy[0, 0] == pytest.approx((0.02 + 0.30 + 0.90) / 3)
 
 
-@pytest.mark.parametrize("damage", [{"plans": []}, {"table": [{"budget": 1}]}, {"plans": [{"strategy": "greedy"}]}, {"table": [{"budget": 1, "cells": {}, "best_fixed": 99}]}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"plans": []},
+        {"table": [{"budget": 1}]},
+        {"plans": [{"strategy": "greedy"}]},
+        {"table": [{"budget": 1, "cells": {}, "best_fixed": 99}]},
+    ],
+)
 def test_damage_is_a_policy_error(damage: dict[str, object]) -> None:
     with pytest.raises(PolicyError, match="damaged"):
         PlanTable.from_document(document() | damage)

@@ -78,7 +78,17 @@ def test_page_is_whole_small_and_loads_nothing(tmp_path: Path) -> None:
     assert "url(" not in text
     assert path.stat().st_size < 6_000_000
     assert len(page.ids) == len(set(page.ids))
-    for section in ("answer", "compute", "difficulty-curves", "map", "predictor", "costs", "efficiency", "measured", "limits"):
+    for section in (
+        "answer",
+        "compute",
+        "difficulty-curves",
+        "map",
+        "predictor",
+        "costs",
+        "efficiency",
+        "measured",
+        "limits",
+    ):
         assert section in page.ids, section
 
 
@@ -186,7 +196,9 @@ def test_a_loss_is_called_a_loss(tmp_path: Path) -> None:
     assert fixed["difference"] < 0
     assert fixed["verdict"] == "worse"
     assert "−" in fixed["text"]
-    assert re.search(r"below zero in [1-9]", next(f.says for s in document.sections for f in s.figures if f.kind == "whiskers"))
+    assert re.search(
+        r"below zero in [1-9]", next(f.says for s in document.sections for f in s.figures if f.kind == "whiskers")
+    )
 
 
 def test_numbers_come_from_the_files(tmp_path: Path) -> None:
@@ -231,7 +243,9 @@ def test_a_cell_that_nothing_fits_and_an_unpriced_verifier_are_said(tmp_path: Pa
     ("change", "words"),
     [({"schema_version": 99}, "schema"), ({"table": []}, "table"), ({"plans": None}, "plans")],
 )
-def test_a_bad_folder_gets_an_error_that_says_what_and_where(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_a_bad_folder_gets_an_error_that_says_what_and_where(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     folder = simulated_policy(tmp_path / "policy")
     policy = json.loads((folder / "policy.json").read_text()) | change
     (folder / "policy.json").write_text(json.dumps(policy))

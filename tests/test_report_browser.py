@@ -17,7 +17,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no chromium on PATH (Debian: apt-get install chromium)", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,9 @@ def test_slider_table_and_cursor_follow_the_json(browser: Any, report: tuple[Pat
         assert shown.locator(".headline").inner_text() == view["headline"]
         plans = [a["plan"] for a in view["actions"]]
         assert shown.locator(".card .plan").all_inner_texts() == plans
-        cells = shown.locator("table tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.querySelector('b').textContent))")
+        cells = shown.locator("table tbody tr").evaluate_all(
+            "rows => rows.map(r => [...r.cells].map(c => c.querySelector('b').textContent))"
+        )
         assert cells == [[c["text"] for c in row] for row in view["strategies"]["rows"]]
         assert page.locator("table.map tr.now").get_attribute("data-at") == str(index)
         seen.add(page.locator("#against-compute .wide .cursor").evaluate("l => l.style.display + l.getAttribute('x1')"))
@@ -71,7 +79,9 @@ def test_slider_table_and_cursor_follow_the_json(browser: Any, report: tuple[Pat
 
 
 @pytest.mark.parametrize("width", [1280, 794, 760, 390, 320])
-def test_nothing_is_wider_than_the_page_and_no_label_is_cut(browser: Any, report: tuple[Path, dict[str, Any]], width: int) -> None:
+def test_nothing_is_wider_than_the_page_and_no_label_is_cut(
+    browser: Any, report: tuple[Path, dict[str, Any]], width: int
+) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800})
     page.goto(report[0].as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width

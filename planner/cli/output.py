@@ -48,7 +48,9 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Advance]:
         task = bar.add_task(title, total=None)
 
         def advance(done: int, total: int, description: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{title}: {description}" if description else title)
+            bar.update(
+                task, completed=done, total=total, description=f"{title}: {description}" if description else title
+            )
 
         yield advance
 

@@ -291,7 +291,11 @@ def _read(f: _Fields) -> ModelShape:
     bias = {"qwen2": True, "qwen2_moe": f.flag("qkv_bias", True), "mistral": False, "mixtral": False}
     moe: dict[str, int] = {}
     if kind == "mixtral":
-        moe = {"moe_layers": layers, "experts": f.count("num_local_experts"), "expert_width": f.count("intermediate_size")}
+        moe = {
+            "moe_layers": layers,
+            "experts": f.count("num_local_experts"),
+            "expert_width": f.count("intermediate_size"),
+        }
     elif kind not in _DENSE:
         step, dense = f.count("decoder_sparse_step", 1), f.config.get("mlp_only_layers") or ()
         moe = {

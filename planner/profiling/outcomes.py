@@ -23,6 +23,7 @@ from planner.strategies import REGISTRY
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from planner.profiling.bank import Bank
 
 __all__ = ["Configuration", "Outcomes", "outcomes_from_bank"]

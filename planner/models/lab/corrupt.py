@@ -90,7 +90,7 @@ def _other(number: int, rng: random.Random) -> int:
     way = rng.random()
     place = rng.randrange(len(digits))
     if way < 0.45:  # one digit off by a little, as a lost carry does
-        return number + rng.choice((-1, 1, -1, 1, -2, 2)) * 10 ** rng.randrange(len(digits))
+        return number + rng.choice((-1, 1, -1, 1, -2, 2)) * int(10 ** rng.randrange(len(digits)))
     if way < 0.75:
         digits[place] = rng.choice([d for d in "0123456789" if d != digits[place]])
     elif way < 0.83 and len(digits) > 1:

@@ -33,9 +33,7 @@ def chunk_of_problems(seed: int, chunk: int) -> list[WorkedProblem]:
     return list(islice(training_stream(seed * 1_000_003 + chunk), CHUNK))
 
 
-def encode_solved(
-    tokenizer: PreTrainedTokenizerFast, problems: Sequence[WorkedProblem]
-) -> list[tuple[list[int], int]]:
+def encode_solved(tokenizer: PreTrainedTokenizerFast, problems: Sequence[WorkedProblem]) -> list[tuple[list[int], int]]:
     """(ids, length of the prompt) of every problem with its worked solution."""
     prompts = tokenizer([prompt_text(p.question) for p in problems])["input_ids"]
     solutions = tokenizer([p.solution for p in problems])["input_ids"]

@@ -1,6 +1,6 @@
 """Measure the laboratory anew; never reads the cards.
 
-    python -m planner.models.lab.evaluate --problems 240 --samples 16
+python -m planner.models.lab.evaluate --problems 240 --samples 16
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def evaluate_laboratory(
     for name in policies:
         model, tokenizer = _load(folder / name)
         sampled[name] = attempts_by(model, tokenizer, chosen, samples, temperature=temperature, seed=seed + 1)
-        result["policies"].append({"name": name, "parameters": _parameters(model), **_policy_figures(sampled[name], chosen)})
+        result["policies"].append(
+            {"name": name, "parameters": _parameters(model), **_policy_figures(sampled[name], chosen)}
+        )
         tell(f"sampled {name}")
     for name in verifiers:
         model, tokenizer = _load(folder / name)

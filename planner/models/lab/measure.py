@@ -25,7 +25,9 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
 def auc_within(scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> tuple[float, float, int]:
     """(mean, standard error, problems) of the AUC within each problem that has right and wrong answers."""
     values = [
-        auc([s for s, ok in zip(row, marks, strict=True) if ok], [s for s, ok in zip(row, marks, strict=True) if not ok])
+        auc(
+            [s for s, ok in zip(row, marks, strict=True) if ok], [s for s, ok in zip(row, marks, strict=True) if not ok]
+        )
         for row, marks in zip(scores, right, strict=True)
         if any(marks) and not all(marks)
     ]

@@ -111,7 +111,8 @@ def _sample_group(
 ) -> list[list[int]]:
     config = model.config
     lengths = torch.tensor([len(prompt) for prompt in prompts])
-    shape = (config.num_hidden_layers, len(prompts), config.num_key_value_heads, 0, config.head_dim)
+    heads, size = int(config.num_key_value_heads or 0), int(config.head_dim or 0)
+    shape = (config.num_hidden_layers, len(prompts), heads, 0, size)
     cache = _Cache(torch.zeros(shape), torch.zeros(shape), torch.zeros(len(prompts), dtype=torch.long))
     logits = _forward(model, pad(prompts), cache, lengths).repeat_interleave(each, 0)
     cache = cache.take(torch.arange(len(prompts)).repeat_interleave(each))

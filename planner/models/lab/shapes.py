@@ -44,7 +44,6 @@ def new_model(shape: Shape) -> LlamaForCausalLM:
             bos_token_id=BOS,
             eos_token_id=EOS,
             pad_token_id=PAD,
-            attn_implementation="sdpa",
         )
     )
     model.generation_config = GenerationConfig(

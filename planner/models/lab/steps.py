@@ -1,7 +1,7 @@
 """Exact labels for the steps of any attempt, and how attempts look to the process reward model.
 
-Input: `<bos><user>QUESTION<assistant>STEP1<step>\\nSTEP2<step>\\n...#### ANSWER<step>`. P(+) of a step is the softmax over
-the logits of `<+>` and `<->` at its `<step>`.
+Input: `<bos><user>QUESTION<assistant>STEP1<step>\\nSTEP2<step>\\n...#### ANSWER<step>`. P(+) of a step is the
+softmax over the logits of `<+>` and `<->` at its `<step>`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from transformers import PreTrainedTokenizerFast
 from planner.models.lab.tokenizer import STEP, prompt_text
 from planner.tasks.lab import STEP_SEPARATOR, WorkedProblem
 
-__all__ = ["UNLABELLED", "Attempt", "Encoded", "answer_of", "attempt_of", "encode_attempts", "encode_steps", "label_steps"]
+__all__ = [
+    "UNLABELLED",
+    "Attempt",
+    "Encoded",
+    "answer_of",
+    "attempt_of",
+    "encode_attempts",
+    "encode_steps",
+    "label_steps",
+]
 
 UNLABELLED = -100
 """What torch's cross-entropy ignores."""
@@ -108,7 +117,7 @@ def _encode(attempt: Attempt, prompt: list[int], tokens: dict[str, list[int]], n
         own = tokens[attempt.steps[number]]
         worked = tokens[attempt.problem.steps[number]] if number < len(attempt.problem.steps) else []
         if before != 1:
-            break
+            continue
         for offset, token in enumerate(own):
             same = offset < len(worked) and worked[offset] == token
             token_labels[place - len(own) + offset] = 1 if same else astray

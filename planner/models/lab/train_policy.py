@@ -1,6 +1,6 @@
 """Train one policy model: next-token loss on worked solutions, never the same problem twice.
 
-    python -m planner.models.lab.train_policy --name lab-medium --minutes 42
+python -m planner.models.lab.train_policy --name lab-medium --minutes 42
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the process reward model on exact step labels, starting from a policy model's weights.
 
-    python -m planner.models.lab.train_prm --minutes 30
+python -m planner.models.lab.train_prm --minutes 30
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def train_prm(
     """Train under `runs/name` from the weights in `start`; `policies` (folders by name) write the attempts."""
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(start)
-    examples = [one.ids for one in encode_attempts(tokenizer, [Attempt(p, p.steps) for p in worked_problems("train", 96)])]
+    examples = [
+        one.ids for one in encode_attempts(tokenizer, [Attempt(p, p.steps) for p in worked_problems("train", 96)])
+    ]
     model = deepened(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32), EXTRA_LAYERS, examples)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
@@ -138,7 +140,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     policies = {name: args.runs / name / "export" for name in ("lab-small", "lab-medium")}
-    train_prm(args.start, policies, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), name=args.name, seed=args.seed)
+    train_prm(
+        args.start, policies, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), name=args.name, seed=args.seed
+    )
 
 
 if __name__ == "__main__":
