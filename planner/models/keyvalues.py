@@ -1,0 +1,156 @@
+"""Keys and values of a decoder: ragged batches without left padding, and prefixes kept for reuse.
+
+Row r of a batch holds its own `lengths[r]` positions from slot 0 on; what stands behind them is masked and overwritten
+later. So a batch may mix inputs of any length, and a prefix's keys and values can be taken out of one batch and put
+into another.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Cache, PreTrainedModel
+
+__all__ = ["Decoder", "Kept", "KeyValues", "PrefixStore", "padded"]
+
+_ROOM = 48
+"""Slots added at a time: a cache as long as the longest answer would be mostly empty."""
+
+
+class KeyValues(Cache):
+    """`kept` is (2, layers, rows, heads, capacity, head size): keys, then values. Made by `Decoder.start`."""
+
+    def __init__(self, layers: int, kept: Tensor | None, lengths: Tensor) -> None:
+        super().__init__(layers=[])  # type: ignore[no-untyped-call, unused-ignore]
+        self.layer_count, self.kept, self.lengths = layers, kept, lengths
+        self.positions = self.rows = lengths
+        self.width = 0
+
+    def prepare(self, new: int) -> Tensor:
+        """Make room for `new` tokens a row; returns their positions, shape (rows, new)."""
+        self.positions = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
+        self.rows = torch.arange(len(self.lengths), device=self.lengths.device)[:, None]
+        self.width = int(self.lengths.max()) + new
+        if self.kept is not None and self.width > self.kept.shape[4]:
+            self.kept = functional.pad(self.kept, (0, 0, 0, self.width - self.kept.shape[4] + _ROOM))
+        return self.positions
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by the model's attention: write the new (rows, heads, new, size), return all of (.., width, size)."""
+        if self.kept is None:
+            rows, heads, _, size = key_states.shape
+            self.kept = key_states.new_zeros(2, self.layer_count, rows, heads, self.width + _ROOM, size)
+        keys, values = self.kept[0, layer_idx], self.kept[1, layer_idx]
+        keys[self.rows, :, self.positions] = key_states.transpose(1, 2)
+        values[self.rows, :, self.positions] = value_states.transpose(1, 2)
+        return keys[:, :, : self.width], values[:, :, : self.width]
+
+    def take(self, rows: Tensor) -> KeyValues:
+        """A batch of these rows; `index_select` copies whole rows, which plain indexing does five times slower."""
+        assert self.kept is not None
+        return KeyValues(self.layer_count, self.kept.index_select(2, rows), self.lengths[rows])
+
+    def row(self, number: int, length: int) -> Tensor:
+        """A copy of one row's first `length` positions, (2, layers, heads, length, size)."""
+        assert self.kept is not None
+        return self.kept[:, :, number, :, :length].clone()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Token ids of a prefix, keys and values of (at least) their first part, and the scores of its steps, if any."""
+
+    ids: tuple[int, ...]
+    key_values: Tensor
+    scores: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return int(self.key_values.shape[3])
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class PrefixStore(Generic[K]):
+    """The prefixes used last, within `limit_bytes`; what falls out is computed again when it is needed."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes, self.bytes = limit_bytes, 0
+        self._kept: OrderedDict[K, Kept] = OrderedDict()
+
+    def get(self, key: K) -> Kept | None:
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+        return found
+
+    def put(self, key: K, kept: Kept) -> None:
+        before = self._kept.pop(key, None)
+        self.bytes += kept.key_values.nbytes - (before.key_values.nbytes if before else 0)
+        self._kept[key] = kept
+        while self.bytes > self.limit_bytes and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self.bytes -= oldest.key_values.nbytes
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.bytes = 0
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids (rows, longest), right-padded with 0; counts (rows,)) of ragged token ids, none empty."""
+    counts = torch.tensor([len(row) for row in rows], device=device)
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device), counts
+
+
+class Decoder:
+    """Runs a transformers decoder over ragged batches. `model` must use attention that takes a boolean mask (sdpa)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.device = model, model.device
+        self.layers = int(model.config.num_hidden_layers)
+        self._body = model.get_decoder()  # type: ignore[no-untyped-call, unused-ignore]
+        names = inspect.signature(self._body.forward).parameters
+        # transformers 5.2x renamed the argument; older ones warn of neither.
+        self._cache_name = "cache" if "cache" in names else "past_key_values"
+
+    def start(self, kept: Sequence[Kept | None], lengths: Sequence[int]) -> KeyValues:
+        """A batch whose row r begins with the first `lengths[r]` positions of `kept[r]` (0 where it is None)."""
+        counts = torch.tensor(lengths, device=self.device)
+        example = next((k for k in kept if k is not None), None)
+        if example is None:
+            return KeyValues(self.layers, None, counts)
+        two, layers, heads, _, size = example.key_values.shape
+        whole = example.key_values.new_zeros(two, layers, len(kept), heads, max(lengths) + _ROOM, size)
+        for row, (one, length) in enumerate(zip(kept, lengths, strict=True)):
+            if one is not None and length:
+                whole[:, :, row, :, :length] = one.key_values[:, :, :, :length]
+        return KeyValues(self.layers, whole, counts)
+
+    def advance(self, ids: Tensor, counts: Tensor, cache: KeyValues) -> Tensor:
+        """Hidden states (rows, new, width) of `ids` (rows, new), of which the first `counts` a row are real; the cache
+        then holds them."""
+        positions = cache.prepare(ids.shape[1])
+        mask = (torch.arange(cache.width, device=self.device) <= positions[..., None])[:, None]
+        hidden: Tensor = self._body(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{self._cache_name: cache}
+        ).last_hidden_state
+        cache.lengths = cache.lengths + counts
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(.., vocabulary) in float32 from hidden states (.., width)."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap

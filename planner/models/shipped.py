@@ -1,0 +1,85 @@
+"""Where shipped artefacts lie, and which engine or verifier a name stands for.
+
+A name is `lab:NAME` (a model of the laboratory) or `transformers:FOLDER` (a local checkpoint).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from planner.errors import CapabilityError, InputError
+
+if TYPE_CHECKING:
+    from planner.models.protocols import Engine, Verifier
+
+__all__ = ["lab_engine", "lab_verifier", "load_engine", "load_verifier", "shipped"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_HOMES = {"models": "models", "recipes": "profiling/recipes"}
+
+T = TypeVar("T")
+
+
+def shipped(kind: Literal["models", "recipes"], name: str) -> Path:
+    """Path of a shipped file or folder: in the installed package's data, else in the checkout.
+
+    Raises InputError where it is in neither.
+    """
+    home = _HOMES[kind]
+    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+        path = root / home / name
+        if path.exists():
+            return path
+    there = sorted({p.name for root in (_PACKAGE / "_data", _PACKAGE.parent) for p in (root / home).glob("*")})
+    raise InputError("not shipped", where=home, field=kind, value=name, expected=", ".join(there) or "nothing is")
+
+
+def lab_engine(name: str) -> Engine:
+    """A policy model of the laboratory. Raises InputError for an unknown name, CapabilityError without torch."""
+    return load_engine(f"lab:{name}")
+
+
+def lab_verifier(name: str) -> Verifier:
+    """A verifier of the laboratory. Raises as `lab_engine`."""
+    return load_verifier(f"lab:{name}")
+
+
+def load_engine(spec: str) -> Engine:
+    """The engine that `spec` names. Raises InputError where there is no such, CapabilityError without torch."""
+
+    def make(folder: Path) -> Engine:
+        from planner.models.transformers_engine import TransformersEngine
+
+        return TransformersEngine(folder)
+
+    return _load(spec, "engine", make)
+
+
+def load_verifier(spec: str) -> Verifier:
+    """The verifier that `spec` names. Raises InputError where there is no such, CapabilityError without torch."""
+
+    def make(folder: Path) -> Verifier:
+        from planner.models.transformers_verifier import TransformersVerifier
+
+        return TransformersVerifier(folder)
+
+    return _load(spec, "verifier", make)
+
+
+def _load(spec: str, field: str, make: Callable[[Path], T]) -> T:
+    kind, _, name = spec.partition(":")
+    if kind not in ("lab", "transformers") or not name:
+        raise InputError("unknown", field=field, value=spec, expected="lab:NAME or transformers:FOLDER")
+    folder = shipped("models", f"lab/{name}") if kind == "lab" else Path(name)
+    try:
+        return make(folder)
+    except ModuleNotFoundError as error:
+        raise _missing(error, spec) from error
+
+
+def _missing(error: ModuleNotFoundError, spec: str) -> Any:
+    return CapabilityError(
+        f"needs the package {error.name}", field="engine", value=spec, hint="pip install 'compute-planner[local]'"
+    )

@@ -1,0 +1,184 @@
+"""The verifier `transformers`: a process reward model from a local checkpoint and its card; incremental and batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from planner.core import ScoreRequest, StepScores, stable_hash
+from planner.errors import InputError, VerifierError
+from planner.models.cards import VerifierCard, load_card
+from planner.models.checkpoint import open_checkpoint
+from planner.models.keyvalues import Decoder, Kept, PrefixStore, padded
+from planner.models.protocols import VerifierInfo
+from planner.tasks.answers import extract_answer
+
+__all__ = ["TransformersVerifier"]
+
+_ROWS = 64
+"""Inputs computed at a time, those with as many new tokens together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one request adds to a kept prefix: token ids, and where among them the new steps' tags stand."""
+
+    request: ScoreRequest
+    kept: Kept
+    new: tuple[int, ...]
+    tags: tuple[int, ...]
+
+
+class TransformersVerifier:
+    """P(+) of each step at its tag. A scored prefix's keys and values are kept, so a new step costs its own tokens.
+
+    Raises InputError at construction where the tokenizer has no single token for tag, positive or negative; VerifierError
+    for an input longer than the model's context (it is never cut).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        card: VerifierCard | None = None,
+        name: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        prefix_cache_bytes: int = 1 << 30,
+    ) -> None:
+        self._card = card or load_card(Path(folder) / "verifier.toml")
+        opened = open_checkpoint(folder, device=device, dtype=dtype)
+        self._decoder, self._tokenizer = Decoder(opened.model), opened.tokenizer
+        c = self._card
+        self._signs = [self._single(c.negative, "negative"), self._single(c.positive, "positive")]
+        self._tag = self._single(c.tag, "tag")
+        self._info = VerifierInfo(
+            name=name or c.name or opened.folder.name,
+            fingerprint=stable_hash("transformers", opened.digest, [c.prompt, c.step, c.joiner, *self._signs]),
+            shape=opened.shape,
+            incremental=True,
+        )
+        self._limit = opened.shape.max_context_tokens
+        self._store: PrefixStore[tuple[str, tuple[str, ...]]] = PrefixStore(prefix_cache_bytes)
+        self._encode = lru_cache(maxsize=65536)(self._encoded)
+
+    @property
+    def info(self) -> VerifierInfo:
+        return self._info
+
+    def count_tokens(self, prompt: str, steps: Sequence[str]) -> int:
+        total = len(self._prompt(prompt))
+        return total + sum(len(self._step(step, first=not number)) for number, step in enumerate(steps))
+
+    def reset(self) -> None:
+        self._store.clear()
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[StepScores]:
+        """Step scores for each request, in order."""
+        prompts, fresh = self._prompts(list(dict.fromkeys(request.prompt for request in requests)))
+        works = [self._work(request, prompts[request.prompt]) for request in requests]
+        order = sorted(range(len(works)), key=lambda i: len(works[i].new))
+        scores: dict[int, tuple[float, ...]] = {}
+        for start in range(0, len(order), _ROWS):
+            group = order[start : start + _ROWS]
+            scores.update(zip(group, self._compute([works[i] for i in group]), strict=True))
+        results = []
+        for i, work in enumerate(works):
+            # Whoever asks first about a prompt is shown its prefill.
+            new = len(work.new) + fresh.pop(work.request.prompt, 0)
+            tokens = len(work.kept.ids) + len(work.new)
+            results.append(StepScores(scores=scores[i], tokens=tokens, new_tokens=new, computed_tokens=new))
+        return results
+
+    # --- input ----------------------------------------------------------------------------------------------------
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _single(self, text: str, field: str) -> int:
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise InputError(
+                f"is {len(ids)} tokens for this tokenizer", where="verifier card", field=field, value=text,
+                expected="one token", hint="Is this the card of another model?",
+            )  # fmt: skip
+        return int(ids[0])
+
+    def _prompt(self, prompt: str) -> tuple[int, ...]:
+        return self._encode(self._card.prompt.replace("{question}", prompt))
+
+    def _step(self, step: str, *, first: bool) -> tuple[int, ...]:
+        """A step's own tokens: encoded apart from its neighbours, so that a prefix's tokens never change."""
+        ids = self._encode(self._card.step.replace("{step}", step))
+        if ids[-1] != self._tag:
+            raise VerifierError(f"{self._info.name}: the tag {self._card.tag!r} merged with the step {step!r}")
+        return ids if first else self._encode(self._card.joiner) + ids
+
+    def _work(self, request: ScoreRequest, base: Kept) -> _Work:
+        prompt, steps = request.prompt, request.steps
+        done, kept = 0, base
+        for k in range(len(steps), 0, -1):
+            found = self._store.get((prompt, steps[:k]))
+            if found is not None:
+                done, kept = k, found
+                break
+        new, tags = list[int](), list[int]()
+        for number in range(done, len(steps)):
+            new += self._step(steps[number], first=not number)
+            tags.append(len(new) - 1)
+        return _Work(request, kept, tuple(new), tuple(tags))
+
+    # --- computing ------------------------------------------------------------------------------------------------
+
+    def _prompts(self, prompts: Sequence[str]) -> tuple[dict[str, Kept], dict[str, int]]:
+        """Each prompt's keys and values, and the tokens of those that had to be computed."""
+        kept = {prompt: found for prompt in prompts if (found := self._store.get((prompt, ()))) is not None}
+        fresh = [prompt for prompt in prompts if prompt not in kept]
+        for start in range(0, len(fresh), _ROWS):
+            group = fresh[start : start + _ROWS]
+            inputs = [self._prompt(prompt) for prompt in group]
+            for tokens in inputs:
+                self._check_length(len(tokens))
+            ids, counts = padded(inputs, self._decoder.device)
+            cache = self._decoder.start([None] * len(group), [0] * len(group))
+            self._decoder.advance(ids, counts, cache)
+            for row, (prompt, tokens) in enumerate(zip(group, inputs, strict=True)):
+                kept[prompt] = Kept(tokens, cache.row(row, len(tokens)))
+                self._store.put((prompt, ()), kept[prompt])
+        return kept, {prompt: len(self._prompt(prompt)) for prompt in fresh}
+
+    def _compute(self, works: Sequence[_Work]) -> list[tuple[float, ...]]:
+        """All step scores of each, those of its kept prefix first."""
+        rows = [work for work in works if work.new]
+        if not rows:
+            return [work.kept.scores for work in works]
+        for work in rows:
+            self._check_length(len(work.kept.ids) + len(work.new))
+        ids, counts = padded([work.new for work in rows], self._decoder.device)
+        cache = self._decoder.start([work.kept for work in rows], [work.kept.length for work in rows])
+        hidden = self._decoder.advance(ids, counts, cache)
+        places = torch.tensor([(row, tag) for row, work in enumerate(rows) for tag in work.tags], device=hidden.device)
+        logits = self._decoder.logits(hidden[places[:, 0], places[:, 1]])[:, self._signs]
+        chances = iter(logits.softmax(-1)[:, 1].tolist())
+        scores, row = list[tuple[float, ...]](), 0
+        for work in works:
+            if not work.new:
+                scores.append(work.kept.scores)
+                continue
+            scores.append(work.kept.scores + tuple(next(chances) for _ in work.tags))
+            # Nothing follows a final answer, so its keys and values are not worth their memory.
+            if extract_answer(work.request.steps[-1]) is None:
+                tokens = work.kept.ids + work.new
+                kept = Kept(tokens, cache.row(row, len(tokens)), scores[-1])
+                self._store.put((work.request.prompt, work.request.steps), kept)
+            row += 1
+        return scores
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self._limit:
+            raise VerifierError(f"{self._info.name}: an input of {tokens} tokens is longer than its {self._limit}")
