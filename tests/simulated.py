@@ -21,6 +21,9 @@ class FakeBank:
     runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=RUN_COLUMNS))
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    def digest(self) -> str:
+        return "simulated"
+
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,

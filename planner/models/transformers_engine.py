@@ -112,8 +112,8 @@ class TransformersEngine:
         turns = [{"role": "user", "content": prompt}]
         if self._system is not None:
             turns.insert(0, {"role": "system", "content": self._system})
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        written = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return tuple(self._tokenizer(str(written), add_special_tokens=False)["input_ids"])
 
     def _encode_prefix(self, prefix: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(prefix, add_special_tokens=False)["input_ids"])
@@ -180,11 +180,8 @@ class TransformersEngine:
                 zip(alive, chosen.tolist(), picked.tolist(), strict=True)
             ):
                 row = rows[number]
-                if row.finish is None:
-                    row.logprob += logprob
-                    self._append(row, token)
-                    if row.finish == "stop":
-                        self._keep(row, cache, place)
+                if row.finish is None and self._append(row, token, logprob) == "stop":
+                    self._keep(row, cache, place)
             going = [place for place, number in enumerate(alive) if rows[number].finish is None]
             if not going:
                 return
@@ -195,21 +192,22 @@ class TransformersEngine:
             hidden = self._decoder.advance(chosen[:, None], torch.ones_like(chosen), cache)
             logits = self._decoder.logits(hidden[:, 0])
 
-    def _append(self, row: _Row, token: int) -> None:
-        """Take one token; sets the row's finish and text once it has ended."""
+    def _append(self, row: _Row, token: int, logprob: float) -> Finish | None:
+        """Take one token; sets and returns the row's finish, with its text, once it has ended."""
         row.made.append(token)
+        row.logprob += logprob
         if token in self._ends:
             row.finish, row.text = "end", self._text(row, row.made[:-1])
-            return
+            return row.finish
         stops = row.request.sampling.stop
         if stops and token in self._stopping(stops):
             text = self._text(row, row.made)
             ends = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
             if ends:
                 row.finish, row.text = "stop", text[: min(ends)]
-                return
-        if len(row.made) >= row.limit:
+        if row.finish is None and len(row.made) >= row.limit:
             row.finish, row.text = "length", self._text(row, row.made)
+        return row.finish
 
     def _text(self, row: _Row, made: list[int]) -> str:
         # Decoded behind the context's last tokens, since some tokenizers drop a text's leading blank.

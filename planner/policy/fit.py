@@ -16,7 +16,7 @@ from planner import __version__
 from planner.core import stable_hash
 from planner.policy import compare
 from planner.policy.evaluate import cross_validate, fit_predictor
-from planner.policy.folder import SCHEMA_VERSION, write_policy
+from planner.policy.folder import SCHEMA_VERSION, read_policy, write_policy
 from planner.policy.statistics import Resamples
 from planner.policy.table import BUCKET_EDGES, bucket_of, budget_grid, fit_plans, plan_documents, table_document
 from planner.profiling.outcomes import Outcomes, outcomes_from_bank
@@ -24,7 +24,7 @@ from planner.profiling.outcomes import Outcomes, outcomes_from_bank
 if TYPE_CHECKING:
     from planner.profiling.bank import Bank
 
-__all__ = ["FitResult", "fit", "fit_bank"]
+__all__ = ["FitResult", "fit", "fit_bank", "is_current"]
 
 _PACKAGES = ("numpy", "pandas", "optuna", "lightgbm")
 _EASY_TASK = 0.9
@@ -67,6 +67,17 @@ def fit(
     return fit_bank(
         Bank.open(bank_path), out, seed=seed, folds=folds, trials=trials, by_group=by_group, progress=progress
     )
+
+
+def is_current(policy: str | Path, bank_path: str | Path) -> bool:
+    """Whether the folder `policy` holds what this version fitted to the bank as it is now."""
+    from planner.profiling.bank import Bank
+
+    if not (Path(policy) / "policy.json").exists():
+        return False
+    provenance = read_policy(policy).policy.get("provenance") or {}
+    fitted_by = (provenance.get("packages") or {}).get("compute-planner")
+    return fitted_by == __version__ and provenance.get("bank_digest") == Bank.open(bank_path).digest()
 
 
 def fit_bank(
@@ -159,6 +170,7 @@ def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int,
         "bucket_counts": {name: int((bucket == b).sum()) for b, name in enumerate(BUCKET_EDGES)},
         "provenance": {
             "bank": bank_name(bank),
+            "bank_digest": bank.digest(),
             "source": manifest.get("source"),
             "seeds": {"fit": seed, **(manifest.get("seeds") or {})},
             "packages": {"compute-planner": __version__, **{name: version(name) for name in _PACKAGES}},

@@ -8,6 +8,7 @@ changed afterwards. Unknown is null, never 0.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -115,6 +116,14 @@ class Bank:
     def keys(self, table: str) -> frozenset[str]:
         """The keys that a table holds."""
         return frozenset(self._known(table))
+
+    def digest(self) -> str:
+        """Changes with any byte of any part (the manifest aside)."""
+        found = hashlib.blake2b(digest_size=16)
+        for file in (file for table in COLUMNS for file in self._files(table)):
+            found.update(f"{file.parent.name}/{file.name}\n".encode())
+            found.update(file.read_bytes())
+        return found.hexdigest()
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         """Change fields of the manifest, at once or not at all; the file is left alone where nothing changes."""

@@ -17,7 +17,7 @@ from planner.models.lab.steps import UNLABELLED, Attempt, Encoded, attempt_of
 from planner.models.lab.tokenizer import prompt_text
 from planner.tasks.lab import WorkedProblem, training_stream
 
-__all__ = ["attempts_by", "prm_batches", "round_of_attempts"]
+__all__ = ["CORRUPTED_PROBLEMS", "SAMPLED_PROBLEMS", "attempts_by", "prm_batches", "round_of_attempts"]
 
 SAMPLED_PROBLEMS = 384
 CORRUPTED_PROBLEMS = 768
@@ -44,14 +44,21 @@ def attempts_by(
 
 
 def round_of_attempts(
-    policies: Mapping[str, LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast, seed: int, number: int
+    policies: Mapping[str, LlamaForCausalLM],
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    number: int,
+    *,
+    sampled: int = SAMPLED_PROBLEMS,
+    corrupted: int = CORRUPTED_PROBLEMS,
 ) -> list[Attempt]:
-    """Fresh attempts of one round: from one policy in turn (at most two right and two wrong ones a problem, so that
-    easy problems do not drown the rest), and corrupted solutions, every other one beside the right one."""
+    """Fresh attempts of one round: at `sampled` problems by one policy in turn (at most two right and three wrong ones a
+    problem, so that easy problems do not drown the rest), and `corrupted` solutions, every other one beside the right
+    one."""
     key = seed * 1_000_003 + number
     rng = random.Random(key)
     stream = training_stream(0x5C0DE + key)
-    problems = list(islice(stream, SAMPLED_PROBLEMS))
+    problems = list(islice(stream, sampled))
     model = policies[sorted(policies)[number % len(policies)]]
     attempts: list[Attempt] = []
     for group in attempts_by(model, tokenizer, problems, EACH, temperature=TEMPERATURES, seed=key):
@@ -60,7 +67,7 @@ def round_of_attempts(
         wrong = [a for a in different if not a.right]
         # A problem that is always solved says little; half of those are enough.
         attempts += wrong[:3] + (right[:2] if wrong else right[: rng.randrange(2)])
-    for place, problem in enumerate(islice(stream, CORRUPTED_PROBLEMS)):
+    for place, problem in enumerate(islice(stream, corrupted)):
         wrong_one = corrupt(problem, rng)
         if wrong_one is not None:
             attempts.append(wrong_one)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from planner.models.lab.deepen import deepened
-from planner.models.lab.prm_data import prm_batches, round_of_attempts
+from planner.models.lab.prm_data import CORRUPTED_PROBLEMS, SAMPLED_PROBLEMS, prm_batches, round_of_attempts
 from planner.models.lab.progress import (
     Limit,
     Position,
@@ -68,9 +68,21 @@ def prm_losses(
 
 
 def train_prm(
-    start: Path, policies: Mapping[str, Path], runs: Path, limit: Limit, *, name: str = "lab-prm", seed: int = 1
+    start: Path,
+    policies: Mapping[str, Path],
+    runs: Path,
+    limit: Limit,
+    *,
+    name: str = "lab-prm",
+    seed: int = 1,
+    sampled: int = SAMPLED_PROBLEMS,
+    corrupted: int = CORRUPTED_PROBLEMS,
 ) -> Position:
-    """Train under `runs/name` from the weights in `start`; `policies` (folders by name) write the attempts."""
+    """Train under `runs/name` from the weights in `start`; `policies` (folders by name) write the attempts.
+
+    `sampled` and `corrupted` are the problems of a round (see `round_of_attempts`). A finished run goes on under a
+    longer `limit`.
+    """
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(start)
     examples = [
@@ -92,7 +104,9 @@ def train_prm(
         writers = {
             key: LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for key, folder in policies.items()
         }
-        attempts = round_of_attempts(writers, tokenizer, seed, position.chunk)
+        attempts = round_of_attempts(
+            writers, tokenizer, seed, position.chunk, sampled=sampled, corrupted=corrupted
+        )
         sampling += time.monotonic() - before
         rng = random.Random(seed * 1_000_003 + position.chunk)
         batches = prm_batches(encode_attempts(tokenizer, attempts), BATCH_TOKENS, rng)
@@ -137,12 +151,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--name", default="lab-prm")
+    parser.add_argument("--sampled", type=int, default=SAMPLED_PROBLEMS)
+    parser.add_argument("--corrupted", type=int, default=CORRUPTED_PROBLEMS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     policies = {name: args.runs / name / "export" for name in ("lab-small", "lab-medium")}
-    train_prm(
-        args.start, policies, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), name=args.name, seed=args.seed
-    )
+    limit = Limit(tokens=args.tokens, minutes=args.minutes)
+    mix = {"sampled": args.sampled, "corrupted": args.corrupted}
+    train_prm(args.start, policies, args.runs, limit, name=args.name, seed=args.seed, **mix)
 
 
 if __name__ == "__main__":
