@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Continue each request; the reply is a tuple of Completion in the same order. `policy_model` None: the default one."""
+    """Continue each request; the reply is a tuple of Completion in the same order. `policy_model` None: the default."""
 
     requests: tuple[GenerationRequest, ...]
     policy_model: str | None = None

@@ -80,7 +80,9 @@ def test_killed_in_the_middle_and_resumed_is_the_bank_of_an_uninterrupted_run(ba
 
 
 def test_choose_show_and_report_from_a_fitted_bank(policy, tmp_path):
-    plan = json.loads(planner("choose", "Calculate 58 - 3 * 6.", "--budget", "32x", "--policy", policy, "--json").stdout)
+    plan = json.loads(
+        planner("choose", "Calculate 58 - 3 * 6.", "--budget", "32x", "--policy", policy, "--json").stdout
+    )
     assert plan["strategy"] in {row["name"] for row in json.loads(planner("strategies", "--json").stdout)}
     assert plan["policy_model"] == "lab-small"
     explained = planner("choose", "Calculate 58 - 3 * 6.", "--policy", policy, "--explain").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from planner.core import GenerationRequest, Sampling, ScoreRequest
 from planner.errors import InputError, VerifierError
 from planner.models.cards import load_card
 from planner.models.contract import ENGINE_CHECKS, VERIFIER_CHECKS
+from planner.models.lab.corrupt import corrupt
 from planner.models.noise import choose_tokens, gumbel
 from planner.models.shipped import load_engine, load_verifier, shipped
 from planner.models.transformers_engine import TransformersEngine
 from planner.models.transformers_verifier import TransformersVerifier
+from planner.tasks.lab import worked_problems
 
 PROMPT = "Calculate 58 - 3 * 6 + 12."
 STEPS = ("3 * 6 = 18", "58 - 18 = 40", "40 + 12 = 52", "#### 52")
@@ -50,11 +53,15 @@ def test_greedy_is_what_transformers_generates(engine):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for prompt in (PROMPT, "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36."):
-        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
             ids = model.generate(**inputs, do_sample=False, max_new_tokens=100)[0, inputs["input_ids"].shape[1] :]
-        (mine,) = engine.generate([GenerationRequest(prompt=prompt, sampling=Sampling(temperature=0.0, max_tokens=100))])
+        (mine,) = engine.generate(
+            [GenerationRequest(prompt=prompt, sampling=Sampling(temperature=0.0, max_tokens=100))]
+        )
         assert mine.text == tokenizer.decode(ids, skip_special_tokens=True)
         assert mine.generated_tokens == len(ids)
 
@@ -77,10 +84,14 @@ def test_scores_are_what_the_definition_says(verifier):
         assert mine.tokens == ids.shape[1]
 
 
-def test_a_slip_is_scored_lower(verifier):
-    right, wrong = verifier.score([ScoreRequest(prompt=PROMPT, steps=s) for s in (STEPS, WRONG)])
-    assert right.scores[1] > wrong.scores[1]
-    assert right.scores[-1] > wrong.scores[-1]
+def test_wrong_solutions_are_mostly_scored_lower(verifier):
+    rng = random.Random(5)
+    pairs = [(p, wrong) for p in worked_problems("held_out", 60) if (wrong := corrupt(p, rng)) is not None]
+    right = verifier.score([ScoreRequest(prompt=p.question, steps=p.steps) for p, _ in pairs])
+    wrong = verifier.score([ScoreRequest(prompt=p.question, steps=w.steps) for p, w in pairs])
+    lower = [r.scores[-1] > w.scores[-1] for r, w in zip(right, wrong, strict=True)]
+    assert len(lower) > 40
+    assert sum(lower) / len(lower) > 0.7
 
 
 def test_prefixes_are_reused_and_forgotten(engine):
@@ -140,7 +151,7 @@ def test_a_card_of_another_model_is_refused(tmp_path: Path):
         with pytest.raises(InputError, match=field):
             TransformersVerifier(shipped("models", "lab/lab-prm"), card=replace(card, **changed), device="cpu")
     (tmp_path / "verifier.toml").write_text('prompt = "{question}"\nstep = "{step}x"\nextra = 3\n')
-    with pytest.raises(InputError, match="extra.*missing: tag, positive, negative"):
+    with pytest.raises(InputError, match=r"extra.*missing: tag, positive, negative"):
         load_card(tmp_path / "verifier.toml")
     with pytest.raises(InputError, match=r"verifier\.toml"):
         load_card(tmp_path / "none" / "verifier.toml")

@@ -52,10 +52,11 @@ def profile(
         return
     estimate = report.estimate
     verb = "would take" if dry_run else "was estimated at"
+    flops = "unknown FLOPs" if estimate.flops is None else human_count(estimate.flops, "FLOPs")
     console.print(
         f"The whole recipe {verb} [bold]{human_count(estimate.requests)}[/] requests, "
         f"[bold]{human_count(estimate.generated_tokens)}[/] generated tokens, "
-        f"[bold]{'unknown FLOPs' if estimate.flops is None else human_count(estimate.flops, 'FLOPs')}[/], about [bold]{human_seconds(estimate.seconds)}[/]; "
+        f"[bold]{flops}[/], about [bold]{human_seconds(estimate.seconds)}[/]; "
         f"{estimate.done_chunks} of {estimate.total_chunks} chunks were already there."
     )
     if not dry_run:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from planner.core import stable_hash
 from planner.errors import InputError
@@ -31,9 +34,7 @@ class Checkpoint:
     digest: str
 
 
-def open_checkpoint(
-    folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
-) -> Checkpoint:
+def open_checkpoint(folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32) -> Checkpoint:
     """Load from a folder; nothing is ever fetched. `device` None: a GPU if there is one.
 
     Raises:
@@ -51,12 +52,25 @@ def open_checkpoint(
     config: dict[str, Any] = json.loads(config_file.read_text())
     shape = ModelShape.from_config(config, where=str(config_file))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
-    )
+    with _no_bars():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        )
     model.to(place).eval()  # type: ignore[arg-type, unused-ignore]
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
     return Checkpoint(path, model, tokenizer, shape, stable_hash(_digests(path), str(dtype)))
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws a bar for every file that it loads; ours would be torn apart by it."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _digests(path: Path) -> list[tuple[str, str]]:

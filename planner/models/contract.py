@@ -116,7 +116,9 @@ def scores_are_one_a_step(verifier: Verifier, prompt: str, steps: tuple[str, ...
 
 def scores_do_not_depend_on_the_batch(verifier: Verifier, prompt: str, steps: tuple[str, ...]) -> None:
     """Batches of mixed lengths, padded inside, give the scores of single calls."""
-    others = [ScoreRequest(prompt=f"{prompt} {word}", steps=steps[:k]) for k in (1, len(steps)) for word in ("a", "b c d")]
+    others = [
+        ScoreRequest(prompt=f"{prompt} {word}", steps=steps[:k]) for k in (1, len(steps)) for word in ("a", "b c d")
+    ]
     requests = [ScoreRequest(prompt=prompt, steps=steps), *others]
     verifier.reset()
     together = verifier.score(requests)

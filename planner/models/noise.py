@@ -1,8 +1,8 @@
 """Sampling that depends on a request alone: Gumbel noise from a counter, added to the logits before argmax.
 
 The noise of a token is a hash of (the request's seed, the token's position, its id), so neither the batch around a
-request nor the order of requests can change what it draws. argmax(logits / T + Gumbel) is a draw from softmax(logits / T)
-(Gumbel-max; Maddison, Tarlow and Minka, "A* sampling", 2014).
+request nor the order of requests can change what it draws. argmax(logits / T + Gumbel) is a draw from
+softmax(logits / T) (Gumbel-max; Maddison, Tarlow and Minka, "A* sampling", 2014).
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def shipped(kind: Literal["models", "recipes"], name: str) -> Path:
         path = root / home / name
         if path.exists():
             return path
-    there = sorted({p.name for root in (_PACKAGE / "_data", _PACKAGE.parent) for p in (root / home).glob("*")})
-    raise InputError("not shipped", where=home, field=kind, value=name, expected=", ".join(there) or "nothing is")
+    beside = [(root / home / name).parent for root in (_PACKAGE / "_data", _PACKAGE.parent)]
+    there = sorted({path.name for folder in beside for path in folder.glob("*")})
+    raise InputError("not shipped", where=home, field=kind, value=name, expected=" or ".join(there) or None)
 
 
 def lab_engine(name: str) -> Engine:

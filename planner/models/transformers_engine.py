@@ -149,9 +149,7 @@ class TransformersEngine:
             kept.append(found)
             # The last token is computed in any case: its logits are what is asked for.
             lengths.append(min(found.length, len(context) - 1) if found else 0)
-        ids, counts = padded(
-            [context[n:] for context, n in zip(places, lengths, strict=True)], self._decoder.device
-        )
+        ids, counts = padded([context[n:] for context, n in zip(places, lengths, strict=True)], self._decoder.device)
         cache = self._decoder.start(kept, lengths)
         hidden = self._decoder.advance(ids, counts, cache)
         logits = self._decoder.logits(hidden[torch.arange(len(ids), device=hidden.device), counts - 1])
@@ -176,9 +174,7 @@ class TransformersEngine:
             positions = torch.tensor([len(rows[n].made) for n in alive], device=device)
             chosen = choose_tokens(logits, heat, top_p, seeds, positions)
             picked = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
-            for place, (number, token, logprob) in enumerate(
-                zip(alive, chosen.tolist(), picked.tolist(), strict=True)
-            ):
+            for place, (number, token, logprob) in enumerate(zip(alive, chosen.tolist(), picked.tolist(), strict=True)):
                 row = rows[number]
                 if row.finish is None and self._append(row, token, logprob) == "stop":
                     self._keep(row, cache, place)

@@ -36,8 +36,8 @@ class _Work:
 class TransformersVerifier:
     """P(+) of each step at its tag. A scored prefix's keys and values are kept, so a new step costs its own tokens.
 
-    Raises InputError at construction where the tokenizer has no single token for tag, positive or negative; VerifierError
-    for an input longer than the model's context (it is never cut).
+    Raises InputError at construction where the tokenizer has no single token for tag, positive or negative;
+    VerifierError for an input longer than the model's context (it is never cut).
     """
 
     def __init__(

@@ -52,9 +52,9 @@ def round_of_attempts(
     sampled: int = SAMPLED_PROBLEMS,
     corrupted: int = CORRUPTED_PROBLEMS,
 ) -> list[Attempt]:
-    """Fresh attempts of one round: at `sampled` problems by one policy in turn (at most two right and three wrong ones a
-    problem, so that easy problems do not drown the rest), and `corrupted` solutions, every other one beside the right
-    one."""
+    """Fresh attempts of one round: at `sampled` problems by one policy in turn (at most two right and three wrong ones
+    a problem, so that easy problems do not drown the rest), and `corrupted` solutions, every other one beside the
+    right one."""
     key = seed * 1_000_003 + number
     rng = random.Random(key)
     stream = training_stream(0x5C0DE + key)

@@ -69,7 +69,7 @@ def train_policy(name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoi
             counted = sum(int(batch.mask.sum()) for batch in group)
             for batch in group:
                 loss = solution_loss(model, batch)
-                (loss / counted).backward()  # type: ignore[no-untyped-call]
+                (loss / counted).backward()
                 loss_sum += float(loss.detach())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for parameters in optimizer.param_groups:

@@ -55,7 +55,8 @@ def prm_losses(
     def judged(labels: Tensor, chosen: Tensor) -> Tensor:
         if not bool(chosen.any()):
             return hidden.sum() * 0.0
-        return functional.cross_entropy(hidden[chosen] @ signs.T, labels[chosen])
+        loss: Tensor = functional.cross_entropy(hidden[chosen] @ signs.T, labels[chosen])
+        return loss
 
     chosen = following != UNLABELLED
     language = (
@@ -104,9 +105,7 @@ def train_prm(
         writers = {
             key: LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for key, folder in policies.items()
         }
-        attempts = round_of_attempts(
-            writers, tokenizer, seed, position.chunk, sampled=sampled, corrupted=corrupted
-        )
+        attempts = round_of_attempts(writers, tokenizer, seed, position.chunk, sampled=sampled, corrupted=corrupted)
         sampling += time.monotonic() - before
         rng = random.Random(seed * 1_000_003 + position.chunk)
         batches = prm_batches(encode_attempts(tokenizer, attempts), BATCH_TOKENS, rng)
