@@ -298,9 +298,11 @@ def _read(f: _Fields) -> ModelShape:
         }
     elif kind not in _DENSE:
         step, dense = f.count("decoder_sparse_step", 1), f.config.get("mlp_only_layers") or ()
+        # transformers 5 saves a Qwen3 mixture's experts under another name than published configs do.
+        renamed = "num_experts" not in f.config and "num_local_experts" in f.config
         moe = {
             "moe_layers": sum(1 for layer in range(layers) if layer not in dense and (layer + 1) % step == 0),
-            "experts": f.count("num_experts"),
+            "experts": f.count("num_local_experts" if renamed else "num_experts"),
             "expert_width": f.count("moe_intermediate_size"),
         }
         if kind == "qwen2_moe":

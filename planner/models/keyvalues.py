@@ -8,6 +8,7 @@ into another.
 from __future__ import annotations
 
 import inspect
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 
 __all__ = ["Decoder", "Kept", "KeyValues", "PrefixStore", "padded"]
@@ -24,12 +24,37 @@ _ROOM = 48
 """Slots added at a time: a cache as long as the longest answer would be mostly empty."""
 
 
+class _Arena:
+    """Two pieces of memory that batches are written to in turn.
+
+    A batch takes tens of megabytes for some milliseconds; asking the system for new ones each time cost a fifth of all
+    time in page faults. One batch is alive at a time, besides the one that it is copied from.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Tensor] = []
+
+    def zeros(self, shape: Sequence[int], like: Tensor, beside: Tensor | None = None) -> Tensor:
+        return self.empty(shape, like, beside).zero_()
+
+    def empty(self, shape: Sequence[int], like: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Memory of this shape that does not overlap `beside`; what it held before is lost."""
+        size, taken = math.prod(shape), None if beside is None else beside.untyped_storage().data_ptr()
+        free = [p for p in self._pieces if p.untyped_storage().data_ptr() != taken]
+        fitting = min((p for p in free if p.numel() >= size), key=Tensor.numel, default=None)
+        if fitting is None:
+            self._pieces = [p for p in self._pieces if all(p is not f for f in free)]
+            fitting = like.new_empty(size + size // 4)
+            self._pieces.append(fitting)
+        return fitting[:size].view(*shape)
+
+
 class KeyValues(Cache):
     """`kept` is (2, layers, rows, heads, capacity, head size): keys, then values. Made by `Decoder.start`."""
 
-    def __init__(self, layers: int, kept: Tensor | None, lengths: Tensor) -> None:
+    def __init__(self, layers: int, kept: Tensor | None, lengths: Tensor, arena: _Arena) -> None:
         super().__init__(layers=[])  # type: ignore[no-untyped-call, unused-ignore]
-        self.layer_count, self.kept, self.lengths = layers, kept, lengths
+        self.layer_count, self.kept, self.lengths, self._arena = layers, kept, lengths, arena
         self.positions = self.rows = lengths
         self.width = 0
 
@@ -39,7 +64,10 @@ class KeyValues(Cache):
         self.rows = torch.arange(len(self.lengths), device=self.lengths.device)[:, None]
         self.width = int(self.lengths.max()) + new
         if self.kept is not None and self.width > self.kept.shape[4]:
-            self.kept = functional.pad(self.kept, (0, 0, 0, self.width - self.kept.shape[4] + _ROOM))
+            *front, capacity, size = self.kept.shape
+            wider = self._arena.zeros((*front, self.width + _ROOM, size), self.kept, self.kept)
+            wider[:, :, :, :, :capacity] = self.kept
+            self.kept = wider
         return self.positions
 
     def update(
@@ -48,7 +76,8 @@ class KeyValues(Cache):
         """Called by the model's attention: write the new (rows, heads, new, size), return all of (.., width, size)."""
         if self.kept is None:
             rows, heads, _, size = key_states.shape
-            self.kept = key_states.new_zeros(2, self.layer_count, rows, heads, self.width + _ROOM, size)
+            shape = (2, self.layer_count, rows, heads, self.width + _ROOM, size)
+            self.kept = self._arena.zeros(shape, key_states)
         keys, values = self.kept[0, layer_idx], self.kept[1, layer_idx]
         keys[self.rows, :, self.positions] = key_states.transpose(1, 2)
         values[self.rows, :, self.positions] = value_states.transpose(1, 2)
@@ -57,7 +86,10 @@ class KeyValues(Cache):
     def take(self, rows: Tensor) -> KeyValues:
         """A batch of these rows; `index_select` copies whole rows, which plain indexing does five times slower."""
         assert self.kept is not None
-        return KeyValues(self.layer_count, self.kept.index_select(2, rows), self.lengths[rows])
+        two, layers, _, *rest = self.kept.shape
+        taken = self._arena.empty((two, layers, len(rows), *rest), self.kept, self.kept)
+        torch.index_select(self.kept, 2, rows, out=taken)
+        return KeyValues(self.layer_count, taken, self.lengths[rows], self._arena)
 
     def row(self, number: int, length: int) -> Tensor:
         """A copy of one row's first `length` positions, (2, layers, heads, length, size)."""
@@ -115,10 +147,13 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 
 
 class Decoder:
-    """Runs a transformers decoder over ragged batches. `model` must use attention that takes a boolean mask (sdpa)."""
+    """Runs a transformers decoder over ragged batches; one batch is alive at a time.
+
+    `model` must use attention that takes a boolean mask (sdpa).
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.device = model, model.device
+        self.model, self.device, self._arena = model, model.device, _Arena()
         self.layers = int(model.config.num_hidden_layers)
         self._body = model.get_decoder()  # type: ignore[no-untyped-call, unused-ignore]
         names = inspect.signature(self._body.forward).parameters
@@ -130,13 +165,14 @@ class Decoder:
         counts = torch.tensor(lengths, device=self.device)
         example = next((k for k in kept if k is not None), None)
         if example is None:
-            return KeyValues(self.layers, None, counts)
+            return KeyValues(self.layers, None, counts, self._arena)
         two, layers, heads, _, size = example.key_values.shape
-        whole = example.key_values.new_zeros(two, layers, len(kept), heads, max(lengths) + _ROOM, size)
+        shape = (two, layers, len(kept), heads, max(lengths) + _ROOM, size)
+        whole = self._arena.zeros(shape, example.key_values)
         for row, (one, length) in enumerate(zip(kept, lengths, strict=True)):
             if one is not None and length:
                 whole[:, :, row, :, :length] = one.key_values[:, :, :, :length]
-        return KeyValues(self.layers, whole, counts)
+        return KeyValues(self.layers, whole, counts, self._arena)
 
     def advance(self, ids: Tensor, counts: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states (rows, new, width) of `ids` (rows, new), of which the first `counts` a row are real; the cache

@@ -202,11 +202,14 @@ def _sure(source: Source, versus: list[dict[str, Any]], evaluated: Mapping[str, 
     shown = [v for v in versus if v["tone"] in {"good", "bad"}]
     text = f"On {problems} held-out problems, {len(shown)} of {len(versus)} differences have a 95% interval that "
     text += "excludes zero."
-    fixed = next((v for v in versus if v["method"] == "best_fixed" and v["detectable"] is not None), versus[0])
-    if fixed["detectable"] is not None:
+    fixed = next((v for v in versus if v["method"] == "best_fixed"), None)
+    if fixed is not None and fixed["detectable"] == 0:
+        text += " The policy gave every problem what the best fixed strategy gives it, so they cannot differ here."
+    told = [v for v in (fixed, *versus) if v is not None and v["detectable"]]
+    if told:
         text += (
-            f" The smallest difference from {fixed['name'].lower()} that this many problems could show is "
-            f"{points(fixed['detectable'], sign=False)} points; anything smaller may be real and stay unseen."
+            f" The smallest difference from {told[0]['name'].lower()} that this many problems could show is "
+            f"{points(told[0]['detectable'], sign=False)} points; anything smaller may be real and stay unseen."
         )
     prices = [known(((evaluated or {}).get("methods", {}).get(m) or {}).get("cost")) for m in ("policy", "best_fixed")]
     if prices[0] is not None and prices[1] is not None:

@@ -15,18 +15,22 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from planner.errors import InputError
 from planner.models.lab.judge import step_scores
-from planner.models.lab.measure import auc, auc_within, best_of_n_and_majority, buckets
+from planner.models.lab.measure import auc_pooled, auc_within, best_of_n_and_majority, in_buckets, standard_error
+from planner.models.lab.mistakes import policy_mistakes, verifier_mistakes
 from planner.models.lab.prm_data import attempts_by
-from planner.models.lab.shapes import SHAPES
+from planner.models.lab.shapes import SHAPES, load_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer
 from planner.tasks.lab import FAMILIES, WorkedProblem, worked_problems
 
-__all__ = ["evaluate_laboratory"]
+__all__ = ["AGGREGATION", "VERIFIER", "evaluate_laboratory"]
 
 VERIFIER = "lab-prm"
-BUDGETS = (1, 2, 4, 8, 16)
+BUDGETS = (1, 2, 4, 8, 16, 32, 64)
+AGGREGATION = "min"
+"""The rule whose AUC is reported; chosen on the profile split, where it was the best for every policy model."""
 _AGGREGATIONS: dict[str, Callable[[Sequence[float]], float]] = {
     "min": min,
     "last": lambda scores: scores[-1],
@@ -47,22 +51,28 @@ def evaluate_laboratory(
     verifiers: Sequence[str] = (VERIFIER,),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Sample every policy model on one set of problems, score the samples and return all figures.
+    """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
 
-    `folder` holds one folder for each model; by default the shipped ones. Pass@1 comes with its standard error over
-    problems; AUC within problems compares right with wrong answers to the same problem.
+    `folder` holds one folder for each model; by default the shipped ones. Figures come with their standard errors over
+    problems, which repeat their structure under `standard_errors`. AUC within problems compares right with wrong
+    answers to the same problem; an AUC is None where there is nothing to compare. `progress` is called with (stages
+    done, stages in all, what comes next).
+
+    Raises:
+        InputError: a folder without one of the models, or a split or numbers that cannot be.
     """
     if folder is None:
         from planner.models.shipped import shipped
 
         folder = Path(shipped("models", "lab"))
+    for field, value in (("problems", problems), ("samples", samples)):
+        if value < 1:
+            raise InputError("nothing to measure", field=field, value=value, expected="at least 1")
     chosen = worked_problems(split, problems, seed=seed)
     stages = len(policies) * (1 + len(verifiers))
     done = 0
 
-    def tell(what: str) -> None:
-        nonlocal done
-        done += 1
+    def begin(what: str) -> None:
         if progress is not None:
             progress(done, stages, what)
 
@@ -77,25 +87,27 @@ def evaluate_laboratory(
     }
     sampled: dict[str, list[list[Attempt]]] = {}
     for name in policies:
+        begin(f"{name} answers")
         model, tokenizer = _load(folder / name)
         sampled[name] = attempts_by(model, tokenizer, chosen, samples, temperature=temperature, seed=seed + 1)
         result["policies"].append(
             {"name": name, "parameters": _parameters(model), **_policy_figures(sampled[name], chosen)}
         )
-        tell(f"sampled {name}")
+        done += 1
     for name in verifiers:
         model, tokenizer = _load(folder / name)
-        figures: dict[str, Any] = {"name": name, "parameters": _parameters(model)}
+        by_policy = {}
         for policy, groups in sampled.items():
-            for figure, value in _verifier_figures(model, tokenizer, groups).items():
-                figures.setdefault(figure, {})[policy] = value
-            tell(f"scored {policy} with {name}")
-        result["verifiers"].append(figures)
+            begin(f"{name} scores {policy}")
+            by_policy[policy] = _verifier_figures(model, tokenizer, groups)
+            done += 1
+        result["verifiers"].append({"name": name, "parameters": _parameters(model), **_by_figure(by_policy)})
+    begin("")
     return result
 
 
 def _load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
+    return load_model(folder), load_tokenizer(folder)
 
 
 def _parameters(model: LlamaForCausalLM) -> int:
@@ -104,52 +116,76 @@ def _parameters(model: LlamaForCausalLM) -> int:
 
 def _policy_figures(groups: Sequence[Sequence[Attempt]], problems: Sequence[WorkedProblem]) -> dict[str, Any]:
     chances = np.array([np.mean([attempt.right for attempt in group]) for group in groups])
-    families = {
-        family: float(np.mean([c for c, p in zip(chances, problems, strict=True) if p.family == family]))
+    of_family = {
+        family: chances[[problem.family == family for problem in problems]]
         for family in FAMILIES
-        if any(p.family == family for p in problems)
+        if any(problem.family == family for problem in problems)
     }
+    buckets = in_buckets(chances)
     return {
         "pass_at_1": float(chances.mean()),
-        "pass_at_1_standard_error": float(chances.std() / np.sqrt(len(chances))),
         "pass_at_all": float((chances > 0).mean()),
-        "buckets": buckets(chances),
-        "families": families,
-        "truncated": float(np.mean([attempt.answer is None for group in groups for attempt in group])),
+        "buckets": {bucket: float(inside.mean()) for bucket, inside in buckets.items()},
+        "families": {family: float(values.mean()) for family, values in of_family.items()},
+        "without_answer": float(np.mean([attempt.answer is None for group in groups for attempt in group])),
+        "standard_errors": {
+            "pass_at_1": standard_error(chances),
+            "buckets": {bucket: standard_error(inside) for bucket, inside in buckets.items()},
+            "families": {family: standard_error(values) for family, values in of_family.items()},
+        },
+        "mistakes": policy_mistakes(groups),
     }
 
 
 def _verifier_figures(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, groups: Sequence[Sequence[Attempt]]
 ) -> dict[str, Any]:
+    """Of one policy model's samples."""
     flat = step_scores(model, tokenizer, [attempt for group in groups for attempt in group])
+    size = len(groups[0])
     right = [[attempt.right for attempt in group] for group in groups]
-    marks = [mark for row in right for mark in row]
     within: dict[str, Any] = {}
-    pooled: dict[str, float] = {}
+    pooled: dict[str, Any] = {}
     tables: dict[str, Sequence[Sequence[float]]] = {}
     for rule, aggregate in _AGGREGATIONS.items():
+        # An attempt without a step has no answer either: it is wrong, and nothing chooses it.
         values = [aggregate(scores) if scores else 0.0 for scores in flat]
-        size = len(groups[0])
         table = [values[first : first + size] for first in range(0, len(values), size)]
         mean, error, counted = auc_within(table, right)
         within[rule] = {"mean": mean, "standard_error": error, "problems": counted}
-        pooled[rule] = auc(
-            [v for v, ok in zip(values, marks, strict=True) if ok],
-            [v for v, ok in zip(values, marks, strict=True) if not ok],
-        )
+        mean, error = auc_pooled(table, right)
+        pooled[rule] = {"mean": mean, "standard_error": error}
         tables[rule] = table
-    best = max(("min", "last"), key=lambda rule: within[rule]["mean"])
-    budgets = [n for n in BUDGETS if n <= len(groups[0])]
     answers = [[attempt.answer for attempt in group] for group in groups]
     return {
-        "auc_within_problem": within[best]["mean"],
-        "auc_pooled": pooled[best],
-        "auc_aggregation": best,
+        "auc_within_problem": within[AGGREGATION]["mean"],
+        "auc_pooled": pooled[AGGREGATION]["mean"],
         "auc_within_by_aggregation": within,
         "auc_pooled_by_aggregation": pooled,
-        "curves": best_of_n_and_majority(answers, right, tables, budgets),
+        "curves": best_of_n_and_majority(answers, right, tables, [n for n in BUDGETS if n <= size]),
+        "standard_errors": {
+            "auc_within_problem": within[AGGREGATION]["standard_error"],
+            "auc_pooled": pooled[AGGREGATION]["standard_error"],
+        },
+        "mistakes": verifier_mistakes(groups, tables[AGGREGATION]),
     }
+
+
+def _by_figure(by_policy: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """{policy: {figure: value}} as {figure: {policy: value}}; `standard_errors` likewise, mistakes in one list."""
+    figures: dict[str, Any] = {"aggregation": AGGREGATION}
+    errors: dict[str, dict[str, Any]] = {}
+    mistakes: list[dict[str, Any]] = []
+    for policy, values in by_policy.items():
+        for figure, value in values.items():
+            if figure == "standard_errors":
+                for name, error in value.items():
+                    errors.setdefault(name, {})[policy] = error
+            elif figure == "mistakes":
+                mistakes += [{"policy": policy, **mistake} for mistake in value]
+            else:
+                figures.setdefault(figure, {})[policy] = value
+    return {**figures, "standard_errors": errors, "mistakes": mistakes}
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Figures from answers and scores alone: Pass@1, buckets, AUC within problems, best-of-N against majority."""
+"""Figures from answers and scores alone: Pass@1, buckets, AUC within problems, best-of-N against majority.
+
+Standard errors take problems as the unit.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,76 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["auc", "auc_within", "best_of_n_and_majority", "buckets"]
+__all__ = ["auc", "auc_pooled", "auc_within", "best_of_n_and_majority", "in_buckets", "standard_error"]
 
 Floats = NDArray[np.float64]
 
 
+def standard_error(values: Sequence[float] | Floats) -> float:
+    """Standard error of the mean of values in [0, 1], with one imaginary value at either end: a mean of 0 or 1 over
+    few problems is not certain."""
+    padded = np.append(np.asarray(values, dtype=np.float64), [0.0, 1.0])
+    return float(padded.std(ddof=1) / np.sqrt(len(padded)))
+
+
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     """Share of (right, wrong) pairs that the scores order rightly; a tie counts half."""
-    ordered = np.sort(np.asarray(negative))
-    right = np.asarray(positive)
-    below = np.searchsorted(ordered, right, "left") + np.searchsorted(ordered, right, "right")
-    return float(below.mean() / 2 / len(ordered))
+    return float(_placements(positive, negative).mean())
 
 
-def auc_within(scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> tuple[float, float, int]:
-    """(mean, standard error, problems) of the AUC within each problem that has right and wrong answers."""
+def auc_within(
+    scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]
+) -> tuple[float | None, float | None, int]:
+    """(mean, standard error, problems) of the AUC within each problem that has right and wrong answers; None without
+    such problems."""
     values = [
-        auc(
-            [s for s, ok in zip(row, marks, strict=True) if ok], [s for s, ok in zip(row, marks, strict=True) if not ok]
-        )
-        for row, marks in zip(scores, right, strict=True)
-        if any(marks) and not all(marks)
+        auc(*_parted(row, marks)) for row, marks in zip(scores, right, strict=True) if any(marks) and not all(marks)
     ]
     if not values:
-        return float("nan"), float("nan"), 0
-    return float(np.mean(values)), float(np.std(values) / np.sqrt(len(values))), len(values)
+        return None, None, 0
+    return float(np.mean(values)), standard_error(values), len(values)
 
 
-def buckets(pass_at_1: Floats) -> dict[str, float]:
-    """Shares of problems in METHODS' absolute buckets."""
-    return {
-        "easy": float((pass_at_1 >= 0.5).mean()),
-        "medium": float(((pass_at_1 >= 0.1) & (pass_at_1 < 0.5)).mean()),
-        "hard": float((pass_at_1 < 0.1).mean()),
-    }
+def auc_pooled(scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> tuple[float | None, float | None]:
+    """(AUC over all answers to all problems, standard error); None where all are right or all are wrong.
+
+    The error counts a problem's answers as one cluster (Obuchowski, Biometrics 53, 1997).
+    """
+    parted = [_parted(row, marks) for row, marks in zip(scores, right, strict=True)]
+    positive = [score for rights, _ in parted for score in rights]
+    negative = [score for _, wrongs in parted for score in wrongs]
+    if not positive or not negative:
+        return None, None
+    above = _placements(positive, negative)
+    below = 1 - _placements(negative, positive)
+    value, pulls = float(above.mean()), []
+    at_right = at_wrong = 0
+    for rights, wrongs in parted:
+        pull = (above[at_right : at_right + len(rights)] - value).sum() / len(positive)
+        pull += (below[at_wrong : at_wrong + len(wrongs)] - value).sum() / len(negative)
+        at_right, at_wrong = at_right + len(rights), at_wrong + len(wrongs)
+        pulls.append(pull)
+    clusters = len(parted)
+    return value, float(np.sqrt(np.square(pulls).sum() * clusters / max(1, clusters - 1)))
+
+
+def _parted(row: Sequence[float], marks: Sequence[bool]) -> tuple[list[float], list[float]]:
+    """(scores of right answers, scores of wrong ones)."""
+    pairs = list(zip(row, marks, strict=True))
+    return [score for score, mark in pairs if mark], [score for score, mark in pairs if not mark]
+
+
+def _placements(scores: Sequence[float], others: Sequence[float]) -> Floats:
+    """For each score the share of `others` below it; ties count half."""
+    ordered, values = np.sort(np.asarray(others)), np.asarray(scores)
+    both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return np.asarray(both / (2 * len(ordered)), dtype=np.float64)
+
+
+def in_buckets(pass_at_1: Floats) -> dict[str, Floats]:
+    """1 for each problem in each of METHODS' absolute buckets, else 0; (problems,) each."""
+    easy, hard = pass_at_1 >= 0.5, pass_at_1 < 0.1
+    return {"easy": easy.astype(float), "medium": (~easy & ~hard).astype(float), "hard": hard.astype(float)}
 
 
 def best_of_n_and_majority(

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-__all__ = ["Limit", "Position", "learning_rate", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Limit",
+    "Position",
+    "Tell",
+    "learning_rate",
+    "load_checkpoint",
+    "report_line",
+    "save_checkpoint",
+    "say",
+    "training_device",
+]
+
+Tell = Callable[[float, str], None]
+"""Told now and then how far a run is: its finished share in [0, 1], and a line for people."""
 
 
 @dataclass(slots=True)
@@ -35,12 +49,26 @@ class Limit:
         """Finished share of the run in [0, 1]."""
         return min(1.0, max(position.tokens / self.tokens, position.seconds / 60 / self.minutes))
 
+    def times(self, scale: float) -> Limit:
+        """`scale` times as much of both."""
+        return Limit(tokens=self.tokens * scale, minutes=self.minutes * scale)
+
 
 def learning_rate(peak: float, share: float) -> float:
     """Warm-up over the first 2 %, then a cosine down to 2 % of the peak."""
     if share < 0.02:
         return peak * max(share, 1e-4) / 0.02
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (share - 0.02) / 0.98)))
+
+
+def training_device() -> torch.device:
+    """A GPU where torch sees one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def say(_share: float, line: str) -> None:
+    """Print a line of progress at once."""
+    print(line, flush=True)
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
@@ -57,7 +85,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """Restore a run; a new one where nothing was saved."""
     if not path.exists():
         return Position()
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return Position(**state["position"])

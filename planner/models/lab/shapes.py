@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from planner.errors import InputError
+from planner.models.checkpoint import open_checkpoint
 from planner.models.lab.tokenizer import BOS, EOS, PAD, VOCABULARY
 
-__all__ = ["SHAPES", "Shape", "new_model"]
+__all__ = ["SHAPES", "Shape", "load_model", "new_model"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,4 +52,12 @@ def new_model(shape: Shape) -> LlamaForCausalLM:
     model.generation_config = GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=True, temperature=0.8, max_new_tokens=256
     )
+    return model
+
+
+def load_model(folder: Path) -> LlamaForCausalLM:
+    """A model of the laboratory, on the CPU in float32. Raises InputError where `folder` holds none."""
+    model = open_checkpoint(folder, device="cpu").model
+    if not isinstance(model, LlamaForCausalLM):
+        raise InputError("not a model of the laboratory", where=str(folder), value=type(model).__name__)
     return model

@@ -20,10 +20,13 @@ from planner.models.lab.data import Batch, batches_of, chunk_of_problems, encode
 from planner.models.lab.progress import (
     Limit,
     Position,
+    Tell,
     learning_rate,
     load_checkpoint,
     report_line,
     save_checkpoint,
+    say,
+    training_device,
 )
 from planner.models.lab.shapes import SHAPES, new_model
 from planner.models.lab.tokenizer import train_tokenizer
@@ -44,15 +47,18 @@ def lab_tokenizer() -> PreTrainedTokenizerFast:
 
 def solution_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     """Summed cross-entropy (nats) over the batch's solution tokens; logits are computed only there."""
-    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1][batch.mask]
-    return functional.cross_entropy(model.lm_head(hidden), batch.ids[:, 1:][batch.mask], reduction="sum")
+    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask]
+    return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][mask], reduction="sum")
 
 
-def train_policy(name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoint_minutes: float = 3.0) -> Position:
+def train_policy(
+    name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoint_minutes: float = 3.0, tell: Tell = say
+) -> Position:
     """Train the model called `name` under `runs/name`, resuming from its checkpoint; exports it there too."""
     torch.manual_seed(seed)
     shape, tokenizer = SHAPES[name], lab_tokenizer()
-    model = new_model(shape)
+    model = new_model(shape).to(training_device())  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -86,11 +92,12 @@ def train_policy(name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoi
         now = time.monotonic()
         if now - told > 15 or limit.share(position) >= 1.0:
             share = limit.share(position)
-            print(report_line(name, position, share, started, began_at, loss_sum / token_sum), flush=True)
+            tell(share, report_line(name, position, share, started, began_at, loss_sum / token_sum))
             loss_sum, token_sum, told = 0.0, 0, now
         if now - saved > checkpoint_minutes * 60 or limit.share(position) >= 1.0:
-            save_checkpoint(checkpoint, model, optimizer, position)
+            # Exported first: a run that counts as finished has its model beside it.
             export(model, tokenizer, runs / name / "export")
+            save_checkpoint(checkpoint, model, optimizer, position)
             saved = now
     return position
 

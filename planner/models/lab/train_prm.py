@@ -21,11 +21,15 @@ from planner.models.lab.prm_data import CORRUPTED_PROBLEMS, SAMPLED_PROBLEMS, pr
 from planner.models.lab.progress import (
     Limit,
     Position,
+    Tell,
     learning_rate,
     load_checkpoint,
     report_line,
     save_checkpoint,
+    say,
+    training_device,
 )
+from planner.models.lab.shapes import load_model
 from planner.models.lab.steps import UNLABELLED, Attempt, encode_attempts
 from planner.models.lab.tokenizer import MINUS, PLUS, load_tokenizer
 from planner.models.lab.train_policy import export
@@ -49,7 +53,7 @@ def prm_losses(
 
     The judgement at tokens is a help for training only: it shows where in a step the error is.
     """
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
     signs = model.lm_head.weight[[MINUS, PLUS]]
 
     def judged(labels: Tensor, chosen: Tensor) -> Tensor:
@@ -78,6 +82,8 @@ def train_prm(
     seed: int = 1,
     sampled: int = SAMPLED_PROBLEMS,
     corrupted: int = CORRUPTED_PROBLEMS,
+    checkpoint_minutes: float = 3.0,
+    tell: Tell = say,
 ) -> Position:
     """Train under `runs/name` from the weights in `start`; `policies` (folders by name) write the attempts.
 
@@ -89,7 +95,9 @@ def train_prm(
     examples = [
         one.ids for one in encode_attempts(tokenizer, [Attempt(p, p.steps) for p in worked_problems("train", 96)])
     ]
-    model = deepened(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32), EXTRA_LAYERS, examples)
+    device = training_device()
+    model = deepened(load_model(start), EXTRA_LAYERS, examples)
+    model.to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -102,20 +110,18 @@ def train_prm(
     while limit.share(position) < 1.0:
         before = time.monotonic()
         # Loaded every round: a policy that is still in training sends its newest weights.
-        writers = {
-            key: LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for key, folder in policies.items()
-        }
+        writers = {key: load_model(folder) for key, folder in policies.items()}
         attempts = round_of_attempts(writers, tokenizer, seed, position.chunk, sampled=sampled, corrupted=corrupted)
         sampling += time.monotonic() - before
         rng = random.Random(seed * 1_000_003 + position.chunk)
         batches = prm_batches(encode_attempts(tokenizer, attempts), BATCH_TOKENS, rng)
         for first in range(0, len(batches), ACCUMULATE):
             group = batches[first : first + ACCUMULATE]
-            for ids, steps, tokens, following in group:
+            for ids, steps, tokens, following in ([tensor.to(device) for tensor in batch] for batch in group):
                 on_steps, on_tokens, language = prm_losses(model, ids, steps, tokens, following)
                 loss = on_steps + TOKEN_WEIGHT * on_tokens + LANGUAGE_WEIGHT * language
                 (loss / len(group)).backward()
-                sums += torch.stack((on_steps, on_tokens, language)).detach()
+                sums += torch.stack((on_steps, on_tokens, language)).detach().cpu()
                 steps_done += 1
                 position.tokens += ids.numel()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,12 +137,14 @@ def train_prm(
         now = time.monotonic()
         if now - told > 20 or limit.share(position) >= 1.0:
             means = (sums / steps_done).tolist()
-            line = report_line(name, position, limit.share(position), started, began_at, means[0])
-            print(f"{line}, tokens' {means[1]:.4f}, language {means[2]:.4f}, sampling {sampling:.0f} s", flush=True)
+            share = limit.share(position)
+            line = report_line(name, position, share, started, began_at, means[0])
+            tell(share, f"{line}, tokens' {means[1]:.4f}, language {means[2]:.4f}, sampling {sampling:.0f} s")
             sums, steps_done, told = torch.zeros(3), 0, now
-        if now - saved > 180 or limit.share(position) >= 1.0:
-            save_checkpoint(checkpoint, model, optimizer, position)
+        if now - saved > checkpoint_minutes * 60 or limit.share(position) >= 1.0:
+            # Exported first: a run that counts as finished has its model beside it.
             export(model, tokenizer, runs / name / "export")
+            save_checkpoint(checkpoint, model, optimizer, position)
             saved = now
     return position
 
