@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -25,6 +26,7 @@ _UNITS: dict[str, Unit] = {
     **dict.fromkeys(("x", "×"), "x"),
 }
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*", re.DOTALL)
+_MOST = sys.float_info.max
 _EXPECTED = "a number, or `2 GFLOPs`, `4000 tokens`, `0.002 usd`, `3 s`, `8x`"
 
 
@@ -40,7 +42,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.amount, (int, float)) and not isinstance(self.amount, bool)
-        if not is_number or not math.isfinite(self.amount) or self.amount <= 0:
+        # Compared first: a whole number beyond all floats cannot be asked whether it is finite.
+        if not is_number or not 0 < self.amount <= _MOST or not math.isfinite(self.amount):
             raise BudgetError("not a budget", field="budget", value=self.amount, expected="a positive number")
         if self.unit not in get_args(Unit):
             raise BudgetError("unknown unit", field="unit", value=self.unit, expected=" or ".join(get_args(Unit)))

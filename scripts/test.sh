@@ -9,6 +9,11 @@ step() { printf '\n== %s\n' "$1"; }
 step "ruff";          $BIN/ruff check . && $BIN/ruff format --check .
 step "mypy --strict"; $BIN/mypy
 step "import-linter"; $BIN/lint-imports
+step "chromium, for the report's page"
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
+fi
+command -v chromium || echo "none: the browser tests will be skipped (Debian: apt-get install chromium)"
 step "pytest";        $BIN/python -m pytest
 step "the built wheel, in a clean environment outside the checkout"
 sh scripts/test_wheel.sh

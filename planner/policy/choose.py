@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from planner.errors import PolicyError
 
-__all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_plans"]
+__all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_plans", "mean_over"]
 
 TIE = 0.005
 """Expected accuracies closer than this are a tie, which goes to the cheapest plan."""
@@ -173,8 +173,8 @@ def choose_plans(
 
 def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: NDArray[np.bool_] | None) -> Choice:
     everything = np.arange(len(distribution))
-    expected = _mean(distribution, table.accuracy)
-    cost, p95 = _mean(distribution, table.cost), _mean(distribution, table.p95)
+    expected = mean_over(distribution, table.accuracy)
+    cost, p95 = mean_over(distribution, table.cost), mean_over(distribution, table.p95)
     fits = p95 <= budgets[:, None] * _FITS
     if allowed is not None:
         fits &= allowed
@@ -198,7 +198,7 @@ def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: ND
     )
 
 
-def _mean(distribution: Floats, values: Floats) -> Floats:
+def mean_over(distribution: Floats, values: Floats) -> Floats:
     """[P, C]: `values` [C, B] averaged over each prompt's distribution.
 
     Not a matrix product: BLAS rounds a row otherwise alone than in a batch, and `choose_many` must give what `choose`

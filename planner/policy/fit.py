@@ -153,7 +153,7 @@ def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int,
     bucket = bucket_of(outcomes.pass_at_1)
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": Path(out).name,
+        "name": (manifest.get("recipe") or {}).get("name") or Path(out).name,
         "unit": outcomes.unit,
         "reference_cost": outcomes.reference_cost,
         "reference_model": outcomes.reference_model,

@@ -1,18 +1,25 @@
-"""What choosing and solving return."""
+"""What choosing and solving return.
+
+A Plan is a view of one row of the arrays that its call decided; what is not looked at is not computed, so that choosing
+for many prompts costs arrays and no sentences.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planner.budget import Budget
 from planner.core import Candidate, Cost, Outcome, Usage
-from planner.policy.choose import TIE, PlanTable, choose_plans
+from planner.policy.choose import TIE, PlanTable, choose_plans, mean_over
 from planner.strategies import Strategy
+
+if TYPE_CHECKING:
+    from planner.policy.chooser import Decisions
 
 __all__ = ["ExpectedCost", "Plan", "PlanContext", "Solution", "amount_text", "describe"]
 
@@ -59,38 +66,143 @@ class PlanContext:
     index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How to answer one prompt within a budget. `difficulty` maps each bucket to its probability, hardest first."""
+    """How to answer one prompt within a budget. Read-only.
 
-    strategy: str
-    hyperparameters: Mapping[str, Any]
-    spec: Strategy
-    policy_model: str
-    verifier: str | None
-    budget: Budget
-    expected_accuracy: float
-    accuracy_interval: tuple[float, float]
-    expected_cost: ExpectedCost
-    difficulty: Mapping[str, float]
-    reason: str
-    warnings: tuple[str, ...] = ()
-    decision_id: str = field(compare=False)
-    context: PlanContext = field(repr=False, compare=False)
+    `strategy`, `hyperparameters`, `policy_model`, `verifier` and `spec` (the frozen strategy) say what to run;
+    `expected_accuracy` with `accuracy_interval` (95 %) and `expected_cost` what to expect; `difficulty` maps each
+    bucket to its probability, hardest first; `propensity` is the probability with which this plan was chosen (1 unless
+    exploring). Plans are equal when all of that is; `decision_id` is each plan's own.
+    """
+
+    __slots__ = ("_decisions", "_row")
+
+    def __init__(self, decisions: Decisions, row: int) -> None:
+        self._decisions, self._row = decisions, row
+
+    @property
+    def index(self) -> int:
+        """The plan's place in the policy's list of plans."""
+        return int(self._decisions.index[self._row])
+
+    @property
+    def _document(self) -> Mapping[str, Any]:
+        plan: Mapping[str, Any] = self._decisions.chooser.document["plans"][self.index]
+        return plan
+
+    @property
+    def strategy(self) -> str:
+        return str(self._document["strategy"])
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Any]:
+        fields: Mapping[str, Any] = self._document["hyperparameters"]
+        return fields
+
+    @property
+    def spec(self) -> Strategy:
+        return self._decisions.chooser.specs[self.index]
+
+    @property
+    def policy_model(self) -> str:
+        return str(self._document["policy_model"])
+
+    @property
+    def verifier(self) -> str | None:
+        name: str | None = self._document["verifier"]
+        return name
+
+    @property
+    def budget(self) -> Budget:
+        return self._decisions.budget_of(self._row)
+
+    @property
+    def expected_accuracy(self) -> float:
+        return self._mean(self._decisions.chooser.table.accuracy)
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        table = self._decisions.chooser.table
+        return self._mean(table.low), self._mean(table.high)
+
+    @property
+    def expected_cost(self) -> ExpectedCost:
+        chooser = self._decisions.chooser
+        policy, verifier, probe = (self._weights @ chooser.table.parts[self.index]).tolist()
+        p95 = self._mean(chooser.table.p95)
+        return ExpectedCost(policy=policy, verifier=verifier, probe=probe, p95=p95, unit=chooser.unit)
+
+    @property
+    def difficulty(self) -> Mapping[str, float]:
+        return dict(zip(self._decisions.chooser.table.buckets, self._weights.tolist(), strict=True))
+
+    @property
+    def reason(self) -> str:
+        return self._decisions.reason(self._row)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._decisions.warnings(self._row)
+
+    @property
+    def propensity(self) -> float:
+        return float(self._decisions.propensity[self._row])
+
+    @property
+    def decision_id(self) -> str:
+        return f"{self._decisions.token}{self._row:08x}"
+
+    @property
+    def context(self) -> PlanContext:
+        decisions, row = self._decisions, self._row
+        chooser = decisions.chooser
+        return PlanContext(
+            chooser.document,
+            chooser.table,
+            self._weights,
+            decisions.mask_of(row),
+            float(decisions.amounts[row]),
+            self.index,
+        )
+
+    @property
+    def _weights(self) -> NDArray[np.float64]:
+        weights: NDArray[np.float64] = self._decisions.distribution[self._row]
+        return weights
+
+    def _mean(self, values: NDArray[np.float64]) -> float:
+        return float(mean_over(self._weights[None], values[self.index][None])[0, 0])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self._comparable() == other._comparable()
+
+    __hash__ = None  # type: ignore[assignment]  # equal by value, and its mappings are not hashable
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{k}={v!r}" for k, v in self._comparable().items())
+        return f"Plan({fields}, decision_id={self.decision_id!r})"
+
+    def _comparable(self) -> dict[str, Any]:
+        document = self.to_dict()
+        del document["decision_id"]
+        return document
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names of DESIGN's conventions."""
-        cost = asdict(self.expected_cost) | {"total": self.expected_cost.total}
+        expected, budget = self.expected_cost, self.budget
         return {
             "strategy": self.strategy,
             "hyperparameters": dict(self.hyperparameters),
             "policy_model": self.policy_model,
             "verifier": self.verifier,
-            "budget": {"amount": self.budget.amount, "unit": self.budget.unit},
+            "budget": {"amount": budget.amount, "unit": budget.unit},
             "expected_accuracy": self.expected_accuracy,
             "accuracy_interval": list(self.accuracy_interval),
-            "expected_cost": cost,
+            "expected_cost": asdict(expected) | {"total": expected.total},
             "difficulty": dict(self.difficulty),
+            "propensity": self.propensity,
             "reason": self.reason,
             "warnings": list(self.warnings),
             "decision_id": self.decision_id,

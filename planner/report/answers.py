@@ -66,6 +66,7 @@ def _action(
         "bucket": bucket,
         "share": source.shares.get(bucket),
         "plan": plan_name(plan) if plan else "Nothing fits",
+        "policy_model": str(plan["policy_model"]) if source.several_models and plan.get("policy_model") else None,
         "detail": plan_detail(plan, model=source.several_models),
         "key": style_key(str(plan.get("strategy", ""))),
         "accuracy": known(cell.get("accuracy")),
@@ -85,7 +86,8 @@ def _headline(label: str, actions: Sequence[Mapping[str, Any]]) -> str:
     """What to do in one sentence, buckets with the same plan together."""
     groups: dict[str, list[str]] = {}
     for a in actions:
-        groups.setdefault(a["plan"], []).append(a["bucket"])
+        model = a["policy_model"]
+        groups.setdefault(f"{a['plan']} with {model}" if model else a["plan"], []).append(a["bucket"])
     if len(groups) == 1:
         return f"At {label}: {next(iter(groups))} for prompts of every difficulty."
     parts = [f"{plan} for {' and '.join(names)}" for plan, names in groups.items()]

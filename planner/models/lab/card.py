@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from planner.errors import InputError
 from planner.models.lab import train_policy, train_prm
+from planner.models.lab.measure import auc_within, policy_figures
 from planner.models.lab.prm_data import EACH, TEMPERATURES
 from planner.models.lab.recipe import PolicyRecipe, Recipe, VerifierRecipe, recipe_of
 from planner.models.lab.shapes import SHAPES
@@ -24,25 +25,34 @@ __all__ = ["CARD", "Disagreement", "compare_with_cards", "new_card", "read_card"
 
 CARD = "card.json"
 MOST_STANDARD_ERRORS = 3.0
+_ROUNDING = 1e-4
+"""Numbers in cards are rounded: to six decimals, in lists to four."""
 _SETTINGS = ("split", "problems", "samples", "temperature", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """A card's figure that measuring does not confirm; `standard_errors` is None where equality was expected."""
+    """A card's figure that is not what it should be.
+
+    `expected` is what was measured or, where `standard_errors` is None, what had to be met exactly: the model's
+    parameters, or what the card's own list of problems gives.
+    """
 
     model: str
     figure: str
     card: float
-    measured: float
+    expected: float
     standard_errors: float | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def __str__(self) -> str:
-        far = "" if self.standard_errors is None else f", {self.standard_errors:.1f} standard errors away"
-        return f"{self.model}: `{self.figure}` is {self.card:.6g} in its card and {self.measured:.6g} measured{far}"
+        head = f"{self.model}: `{self.figure}` is {self.card:.6g} in its card"
+        if self.standard_errors is not None:
+            return f"{head} and {self.expected:.6g} measured, {self.standard_errors:.1f} standard errors away"
+        source = "the model has" if self.figure == "parameters" else "the card's own list of problems gives"
+        return f"{head}, but {source} {self.expected:.6g}"
 
 
 def new_card(
@@ -167,6 +177,10 @@ def write_measured(result: Mapping[str, Any], folder: Path) -> list[Path]:
             card = new_card(home, recipe)
         card["parameters"] = figures["parameters"]
         measured = {key: value for key, value in figures.items() if key not in ("name", "parameters", "mistakes")}
+        if "right_by_problem" in measured:
+            measured["right_by_problem"] = _packed(measured["right_by_problem"])
+        else:
+            measured["auc_by_problem"] = {key: _packed(values) for key, values in measured["auc_by_problem"].items()}
         card["measured"] = {**{key: result[key] for key in _SETTINGS}, **_rounded(measured)}
         card["known_mistakes"] = _rounded(figures["mistakes"])
         write_card(home, card)
@@ -177,42 +191,74 @@ def write_measured(result: Mapping[str, Any], folder: Path) -> list[Path]:
 def compare_with_cards(result: Mapping[str, Any], folder: Path) -> list[Disagreement]:
     """Figures of the cards under `folder` that `result` (from `evaluate_laboratory`) does not confirm.
 
-    A figure is off by more than three standard errors of the difference, judged by the measured spread over problems
-    and both numbers of problems. With the same seed the smaller set of problems is a part of the larger one, so the
-    smaller one's error bounds the difference; with other seeds both count. Bucket shares depend on the number of
-    samples and are compared only where that is the same. Parameters must be equal.
+    A figure is off where it is more than three standard errors away. Cards keep what every problem contributed, so
+    with the same seed only the problems that both measured are compared: a few hundred problems more or less are
+    easier or harder ones by chance. With another seed the problems are others, and both sets' errors count. Pooled AUC
+    cannot be cut to common problems; there the smaller set's error bounds the difference. Bucket shares depend on the
+    number of samples and are compared only where that is the same.
+
+    A card's figure must also follow from its own list, and its parameters must be the model's.
 
     Raises:
         InputError: a card that is missing, has not been measured, lacks a figure, or was measured on another split or
             at another temperature.
     """
-    found: list[Disagreement] = []
-    for figures in _models(result):
-        home = folder / str(figures["name"])
-        where = str(home / CARD)
-        card = read_card(home)
-        measured = card.get("measured")
-        if not isinstance(measured, dict):
+    return [
+        disagreement
+        for figures in _models(result)
+        for disagreement in _compare(result, figures, folder / str(figures["name"]))
+    ]
+
+
+def _compare(result: Mapping[str, Any], figures: Mapping[str, Any], home: Path) -> list[Disagreement]:
+    where, name, card = str(home / CARD), str(figures["name"]), read_card(home)
+    measured = card.get("measured")
+    if not isinstance(measured, dict):
+        raise InputError(
+            "not measured yet", where=where, field="measured", hint="`planner lab evaluate --write-cards` does it"
+        )
+    for key in ("split", "temperature"):
+        if measured.get(key) != result[key]:
             raise InputError(
-                "not measured yet", where=where, field="measured", hint="`planner lab evaluate --write-cards` does it"
+                "cannot be compared", where=where, field=key, value=measured.get(key), expected=repr(result[key])
             )
-        for key in ("split", "temperature"):
-            if measured.get(key) != result[key]:
-                raise InputError(
-                    "cannot be compared", where=where, field=key, value=measured.get(key), expected=repr(result[key])
-                )
-        spread = _spread(result, measured, where)
-        if card.get("parameters") != figures["parameters"]:
-            number = _number(card, ("parameters",), where)
-            found.append(_disagreement(figures["name"], "parameters", number, figures["parameters"], None))
-        for path in _compared(figures, same_samples=measured.get("samples") == result["samples"]):
-            value, error = _dig(figures, path), _dig(figures["standard_errors"], path)
-            if value is None or error is None:
-                continue  # no problem had right and wrong answers
-            on_card = _number(measured, path, where)
-            far = abs(on_card - value) / (error * spread) if error else math.inf if on_card != value else 0.0
-            if not far <= MOST_STANDARD_ERRORS:
-                found.append(_disagreement(figures["name"], ".".join(path), on_card, value, far))
+    found: list[Disagreement] = []
+
+    def hold(path: tuple[str, ...], on_card: float, expected: float, error: float | None) -> None:
+        far = abs(on_card - expected)
+        if far <= (_ROUNDING if error is None else MOST_STANDARD_ERRORS * error):
+            return
+        away = far / error if error else None
+        found.append(
+            Disagreement(model=name, figure=".".join(path), card=on_card, expected=expected, standard_errors=away)
+        )
+
+    ours, theirs = int(result["problems"]), int(_number(measured, ("problems",), where))
+    if theirs < 1:
+        raise InputError("no problems were measured", where=where, field="measured.problems", value=theirs)
+    nested = measured.get("seed") == result["seed"]
+    common = min(ours, theirs) if nested else max(ours, theirs)
+    independent = math.sqrt(1 + ours / theirs)
+    hold(("parameters",), _number(card, ("parameters",), where), figures["parameters"], None)
+    samples = int(_number(measured, ("samples",), where))
+    lists = _lists(figures)
+    card_lists = {key: _unpacked(measured, key, theirs, where) for key in lists}
+    for path, (value, _) in _from_lists(card_lists, samples, theirs).items():
+        hold(path, _number(measured, path, where), value, None)
+    on_card = _from_lists(card_lists, samples, common)
+    for path, (value, error) in _from_lists(lists, int(result["samples"]), common).items():
+        if path in on_card and (path[0] != "buckets" or samples == result["samples"]):
+            hold(path, on_card[path][0], value, error if nested else error * independent)
+    for policy, value in figures.get("auc_pooled", {}).items():
+        if value is not None:
+            error = figures["standard_errors"]["auc_pooled"][policy]
+            path = ("auc_pooled", policy)
+            hold(
+                path,
+                _number(measured, path, where),
+                value,
+                error * (math.sqrt(ours / common) if nested else independent),
+            )
     return found
 
 
@@ -220,29 +266,64 @@ def _models(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*result["policies"], *result["verifiers"]]
 
 
-def _compared(figures: Mapping[str, Any], *, same_samples: bool) -> list[tuple[str, ...]]:
-    """Paths of the figures that have a standard error, all of them compared with the card."""
-    paths: list[tuple[str, ...]] = []
-    for name, errors in figures["standard_errors"].items():
-        if name == "buckets" and not same_samples:
-            continue
-        paths += [(name, key) for key in errors] if isinstance(errors, Mapping) else [(name,)]
-    return paths
+_Path: TypeAlias = tuple[str, ...]
 
 
-def _spread(result: Mapping[str, Any], measured: Mapping[str, Any], where: str) -> float:
-    """What turns the measured standard error into that of the difference to the card."""
-    ours, theirs = result["problems"], _number(measured, ("problems",), where)
-    if theirs < 1:
-        raise InputError("no problems were measured", where=where, field="measured.problems", value=theirs)
-    if measured.get("seed") == result["seed"]:
-        return math.sqrt(ours / min(ours, theirs))
-    return math.sqrt(1 + ours / theirs)
+def _lists(figures: Mapping[str, Any]) -> dict[_Path, list[float | None]]:
+    """What every problem contributed, by where it stands."""
+    if "right_by_problem" in figures:
+        return {("right_by_problem",): list(figures["right_by_problem"])}
+    return {("auc_by_problem", policy): list(values) for policy, values in figures["auc_by_problem"].items()}
+
+
+def _from_lists(
+    lists: Mapping[_Path, Sequence[float | None]], samples: int, problems: int
+) -> dict[_Path, tuple[float, float]]:
+    """(value, standard error) of every figure that follows from the lists' first `problems` entries."""
+    figures: dict[_Path, tuple[float, float]] = {}
+    for path, values in lists.items():
+        cut = values[:problems]
+        if path == ("right_by_problem",):
+            families = [FAMILIES[place % len(FAMILIES)] for place in range(len(cut))]
+            of_policy = policy_figures([int(value or 0) for value in cut], samples, families)
+            errors = of_policy.pop("standard_errors")
+            figures[("pass_at_1",)] = (of_policy["pass_at_1"], errors["pass_at_1"])
+            for group in ("buckets", "families"):
+                for key, value in of_policy[group].items():
+                    figures[group, key] = (value, errors[group][key])
+        else:
+            mean, error, _ = auc_within(cut)
+            if mean is not None and error is not None:
+                figures["auc_within_problem", path[1]] = (mean, error)
+    return figures
+
+
+def _packed(values: Sequence[float | None]) -> str:
+    """One line of a card: numbers to four decimals, `-` for none."""
+    return " ".join("-" if value is None else f"{value:.4f}".rstrip("0").rstrip(".") for value in values)
+
+
+def _unpacked(measured: Mapping[str, Any], path: _Path, count: int, where: str) -> list[float | None]:
+    line = _dig(measured, path)
+    words = line.split() if isinstance(line, str) else []
+    try:
+        values = [None if word == "-" else float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) != count or not all(value is None or math.isfinite(value) for value in values):
+        raise InputError(
+            "the card's list cannot be read",
+            where=where,
+            field=".".join(path),
+            value=line,
+            expected=f"a line of {count} numbers, `-` for none",
+        )
+    return values
 
 
 def _dig(document: Any, path: Sequence[str]) -> Any:
     for key in path:
-        document = document.get(key, math.nan) if isinstance(document, Mapping) else math.nan
+        document = document.get(key) if isinstance(document, Mapping) else None
     return document
 
 
@@ -264,8 +345,3 @@ def _rounded(document: Any) -> Any:
     if isinstance(document, list):
         return [_rounded(value) for value in document]
     return document
-
-
-def _disagreement(model: str, figure: str, card: float, measured: float, far: float | None) -> Disagreement:
-    finite = far if far is not None and math.isfinite(far) else None
-    return Disagreement(model=model, figure=figure, card=card, measured=measured, standard_errors=finite)

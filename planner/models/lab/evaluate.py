@@ -1,6 +1,6 @@
 """Measure the laboratory anew; never reads the cards.
 
-python -m planner.models.lab.evaluate --problems 240 --samples 16
+python -m planner.models.lab.evaluate --problems 480 --samples 16
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from planner.errors import InputError
 from planner.models.lab.judge import step_scores
-from planner.models.lab.measure import auc_pooled, auc_within, best_of_n_and_majority, in_buckets, standard_error
+from planner.models.lab.measure import auc_pooled, auc_within, aucs_within, best_of_n_and_majority, policy_figures
 from planner.models.lab.mistakes import policy_mistakes, verifier_mistakes
 from planner.models.lab.prm_data import attempts_by
 from planner.models.lab.shapes import SHAPES, load_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer
-from planner.tasks.lab import FAMILIES, WorkedProblem, worked_problems
+from planner.tasks.lab import WorkedProblem, worked_problems
 
 __all__ = ["AGGREGATION", "VERIFIER", "evaluate_laboratory"]
 
@@ -42,7 +42,7 @@ _AGGREGATIONS: dict[str, Callable[[Sequence[float]], float]] = {
 def evaluate_laboratory(
     folder: Path | None = None,
     *,
-    problems: int = 240,
+    problems: int = 480,
     samples: int = 16,
     temperature: float = 0.8,
     split: str = "held_out",
@@ -54,7 +54,7 @@ def evaluate_laboratory(
     """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
 
     `folder` holds one folder for each model; by default the shipped ones. Figures come with their standard errors over
-    problems, which repeat their structure under `standard_errors`. AUC within problems compares right with wrong
+    problems, which repeat their structure under `standard_errors`; what every problem contributed is listed too. AUC within problems compares right with wrong
     answers to the same problem; an AUC is None where there is nothing to compare. `progress` is called with (stages
     done, stages in all, what comes next).
 
@@ -115,24 +115,11 @@ def _parameters(model: LlamaForCausalLM) -> int:
 
 
 def _policy_figures(groups: Sequence[Sequence[Attempt]], problems: Sequence[WorkedProblem]) -> dict[str, Any]:
-    chances = np.array([np.mean([attempt.right for attempt in group]) for group in groups])
-    of_family = {
-        family: chances[[problem.family == family for problem in problems]]
-        for family in FAMILIES
-        if any(problem.family == family for problem in problems)
-    }
-    buckets = in_buckets(chances)
+    right = [sum(attempt.right for attempt in group) for group in groups]
     return {
-        "pass_at_1": float(chances.mean()),
-        "pass_at_all": float((chances > 0).mean()),
-        "buckets": {bucket: float(inside.mean()) for bucket, inside in buckets.items()},
-        "families": {family: float(values.mean()) for family, values in of_family.items()},
+        **policy_figures(right, len(groups[0]), [problem.family for problem in problems]),
         "without_answer": float(np.mean([attempt.answer is None for group in groups for attempt in group])),
-        "standard_errors": {
-            "pass_at_1": standard_error(chances),
-            "buckets": {bucket: standard_error(inside) for bucket, inside in buckets.items()},
-            "families": {family: standard_error(values) for family, values in of_family.items()},
-        },
+        "right_by_problem": right,
         "mistakes": policy_mistakes(groups),
     }
 
@@ -144,6 +131,7 @@ def _verifier_figures(
     flat = step_scores(model, tokenizer, [attempt for group in groups for attempt in group])
     size = len(groups[0])
     right = [[attempt.right for attempt in group] for group in groups]
+    aucs: dict[str, list[float | None]] = {}
     within: dict[str, Any] = {}
     pooled: dict[str, Any] = {}
     tables: dict[str, Sequence[Sequence[float]]] = {}
@@ -151,7 +139,8 @@ def _verifier_figures(
         # An attempt without a step has no answer either: it is wrong, and nothing chooses it.
         values = [aggregate(scores) if scores else 0.0 for scores in flat]
         table = [values[first : first + size] for first in range(0, len(values), size)]
-        mean, error, counted = auc_within(table, right)
+        aucs[rule] = aucs_within(table, right)
+        mean, error, counted = auc_within(aucs[rule])
         within[rule] = {"mean": mean, "standard_error": error, "problems": counted}
         mean, error = auc_pooled(table, right)
         pooled[rule] = {"mean": mean, "standard_error": error}
@@ -160,6 +149,7 @@ def _verifier_figures(
     return {
         "auc_within_problem": within[AGGREGATION]["mean"],
         "auc_pooled": pooled[AGGREGATION]["mean"],
+        "auc_by_problem": aucs[AGGREGATION],
         "auc_within_by_aggregation": within,
         "auc_pooled_by_aggregation": pooled,
         "curves": best_of_n_and_majority(answers, right, tables, [n for n in BUDGETS if n <= size]),
@@ -191,7 +181,7 @@ def _by_figure(by_policy: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("models/lab"))
-    parser.add_argument("--problems", type=int, default=240)
+    parser.add_argument("--problems", type=int, default=480)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--split", default="held_out")
     parser.add_argument("--threads", type=int, default=1)

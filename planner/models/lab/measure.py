@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["auc", "auc_pooled", "auc_within", "best_of_n_and_majority", "in_buckets", "standard_error"]
+__all__ = [
+    "auc",
+    "auc_pooled",
+    "auc_within",
+    "aucs_within",
+    "best_of_n_and_majority",
+    "policy_figures",
+    "standard_error",
+]
 
 Floats = NDArray[np.float64]
 
@@ -29,14 +37,17 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     return float(_placements(positive, negative).mean())
 
 
-def auc_within(
-    scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]
-) -> tuple[float | None, float | None, int]:
-    """(mean, standard error, problems) of the AUC within each problem that has right and wrong answers; None without
-    such problems."""
-    values = [
-        auc(*_parted(row, marks)) for row, marks in zip(scores, right, strict=True) if any(marks) and not all(marks)
+def aucs_within(scores: Sequence[Sequence[float]], right: Sequence[Sequence[bool]]) -> list[float | None]:
+    """The AUC within each problem; None where its answers are all right or all wrong."""
+    return [
+        auc(*_parted(row, marks)) if any(marks) and not all(marks) else None
+        for row, marks in zip(scores, right, strict=True)
     ]
+
+
+def auc_within(aucs: Sequence[float | None]) -> tuple[float | None, float | None, int]:
+    """(mean, standard error, problems) over the problems that have an AUC; None without such problems."""
+    values = [value for value in aucs if value is not None]
     if not values:
         return None, None, 0
     return float(np.mean(values)), standard_error(values), len(values)
@@ -78,10 +89,31 @@ def _placements(scores: Sequence[float], others: Sequence[float]) -> Floats:
     return np.asarray(both / (2 * len(ordered)), dtype=np.float64)
 
 
-def in_buckets(pass_at_1: Floats) -> dict[str, Floats]:
-    """1 for each problem in each of METHODS' absolute buckets, else 0; (problems,) each."""
-    easy, hard = pass_at_1 >= 0.5, pass_at_1 < 0.1
-    return {"easy": easy.astype(float), "medium": (~easy & ~hard).astype(float), "hard": hard.astype(float)}
+def policy_figures(right: Sequence[int], samples: int, families: Sequence[str]) -> dict[str, Any]:
+    """Pass@1, Pass@samples, METHODS' absolute buckets and families, with standard errors.
+
+    `right` holds each problem's number of right answers among its `samples`, `families` each problem's family.
+    """
+    chances = np.asarray(right, dtype=np.float64) / samples
+    easy, hard = chances >= 0.5, chances < 0.1
+    buckets = {
+        "easy": easy.astype(np.float64),
+        "medium": (~easy & ~hard).astype(np.float64),
+        "hard": hard.astype(np.float64),
+    }
+    of = np.asarray(families)
+    by_family = {family: chances[of == family] for family in dict.fromkeys(families)}
+    return {
+        "pass_at_1": float(chances.mean()),
+        "pass_at_all": float((chances > 0).mean()),
+        "buckets": {name: float(inside.mean()) for name, inside in buckets.items()},
+        "families": {family: float(values.mean()) for family, values in by_family.items()},
+        "standard_errors": {
+            "pass_at_1": standard_error(chances),
+            "buckets": {name: standard_error(inside) for name, inside in buckets.items()},
+            "families": {family: standard_error(values) for family, values in by_family.items()},
+        },
+    }
 
 
 def best_of_n_and_majority(

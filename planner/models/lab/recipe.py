@@ -73,7 +73,10 @@ RECIPES: tuple[Recipe, ...] = (
         name="lab-prm",
         start="lab-medium",
         writers=("lab-small", "lab-medium"),
-        stages=(Stage(limit=Limit(minutes=48), sampled=384, corrupted=768),),
+        stages=(
+            Stage(limit=Limit(minutes=48), sampled=384, corrupted=768),
+            Stage(limit=Limit(minutes=92), sampled=512, corrupted=256),
+        ),
     ),
 )
 """Minutes are those of one thread of an ordinary processor; another machine sees more or fewer tokens in them."""

@@ -1,0 +1,345 @@
+"""From prompts to plans with a fitted policy: difficulty, units, the choice, exploration, and why.
+
+A Chooser reads no file and changes nothing, so any number of threads may share one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.budget import Budget
+from planner.errors import BudgetError, CapabilityError, InputError
+from planner.models.cost import ModelShape
+from planner.policy.allocate import allocate
+from planner.policy.choose import PlanTable, choose_plans, mean_over
+from planner.policy.features import COUNTS, Extracted, extract, looks_open_ended
+from planner.policy.plan import Plan, amount_text, describe
+from planner.policy.predictor import DifficultyPredictor
+from planner.strategies import Strategy, from_dict
+
+__all__ = ["Chooser", "Decisions", "flops_per_token", "share_budget"]
+
+_UNFAMILIAR = (
+    "this prompt is unlike anything profiled ({:.1f} times the limit): it is planned by the profiled base rates"
+)
+_OPEN_ENDED = (
+    "this prompt seems open-ended, without an answer to check or vote on: expected accuracy does not apply to it"
+)
+_CHUNK = 64
+"""Prompts whose features are taken together: few enough for their arrays to stay in the processor's cache."""
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def flops_per_token(shape: ModelShape) -> float:
+    """One generated token at a short context, logits included."""
+    return float(shape.flops_per_token + shape.flops_per_logits)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What one call decided for P prompts, as arrays; `planner.policy.plan.Plan` is a view of one row.
+
+    `amounts` [P] are the budgets in the policy's unit, `shared` the one budget they all came from (None: each its own).
+    `index` [P] is the plan, `usual` [P] what is chosen without exploring, `propensity` [P] the probability of `index`.
+    """
+
+    chooser: Chooser
+    shared: Budget | None
+    amounts: Floats
+    distribution: Floats
+    strangeness: Floats
+    open_ended: Mask
+    allowed: Mask | None
+    index: NDArray[np.int64]
+    usual: NDArray[np.int64]
+    propensity: Floats
+    token: str
+
+    def budget_of(self, row: int) -> Budget:
+        if self.shared is not None:
+            return self.shared
+        return Budget(float(self.amounts[row]), "tokens" if self.chooser.unit == "tokens" else "flops")
+
+    def mask_of(self, row: int) -> Mask | None:
+        return self.chooser.mask(self.allowed, bool(self.open_ended[row]))
+
+    def plans(self) -> list[Plan]:
+        return [Plan(self, row) for row in range(len(self.index))]
+
+    def warnings(self, row: int) -> tuple[str, ...]:
+        strangeness = float(self.strangeness[row])
+        texts = (
+            self.chooser.warning,
+            self.chooser.predictor.note,
+            _UNFAMILIAR.format(strangeness) if strangeness > 1 else None,
+            _OPEN_ENDED if self.open_ended[row] else None,
+        )
+        return tuple(text for text in texts if text)
+
+    def reason(self, row: int) -> str:
+        """One sentence."""
+        chooser, table = self.chooser, self.chooser.table
+        index, weights, budget = int(self.index[row]), self.distribution[row], self.budget_of(row)
+        expected, cost = (
+            float(mean_over(weights[None], values[index][None])[0, 0]) for values in (table.accuracy, table.cost)
+        )
+        likely = int(weights.argmax())
+        prompt = f"a prompt that is {table.buckets[likely]} with {weights[likely]:.0%} probability"
+        price = amount_text(cost, chooser.unit)
+        head = f"{chooser.names[index]} is expected to answer {prompt} correctly {expected:.1%} of the time for {price}"
+        if index != self.usual[row]:
+            usual = chooser.names[int(self.usual[row])]
+            return f"{head}: drawn at random to explore within {budget}, where {usual} would have been chosen."
+        line = table.row(float(self.amounts[row]))
+        if self._hopeless(row):
+            return f"{head}: success is hopeless within {budget} whatever is tried, so this is the cheapest plan."
+        fixed = int(table.best_fixed[line]) if line >= 0 else -1
+        if fixed < 0:
+            return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
+        if table.fallback[line, likely] and index == int(table.cells[line, likely]):
+            return f"{head}: no other gain was significant there, so this is the best fixed strategy within {budget}."
+        if index == fixed:
+            return f"{head}: it is also the best fixed strategy within {budget}."
+        gain = expected - float(weights @ table.accuracy[fixed])
+        saved = float(weights @ table.cost[fixed]) / max(cost, 1e-30)
+        if gain < 0.005 and saved > 1:
+            return f"{head}: more is not expected to help, {chooser.names[fixed]} would cost {saved:.1f} times as much."
+        return (
+            f"{head}: {100 * gain:+.1f} points against the best fixed strategy within {budget}, {chooser.names[fixed]}."
+        )
+
+    def _hopeless(self, row: int) -> bool:
+        choice = choose_plans(
+            self.chooser.table, self.distribution[row][None], self.amounts[row], allowed=self.mask_of(row)
+        )
+        return bool(choice.hopeless[0])
+
+
+class Chooser:
+    """A fitted policy with its difficulty predictor, as `planner.api.Planner` uses it."""
+
+    def __init__(self, document: Mapping[str, Any], predictor: DifficultyPredictor, warning: str | None) -> None:
+        self.document, self.predictor, self.warning = document, predictor, warning
+        self.table = PlanTable.from_document(document)
+        self.specs: tuple[Strategy, ...] = tuple(_spec(plan) for plan in document["plans"])
+        self.names = tuple(describe(plan) for plan in document["plans"])
+        self.unit = str(document["unit"])
+        self._buckets = predictor.distribution_of(predictor.spread.q, document["bucket_edges"])
+
+    # --- choosing -------------------------------------------------------------------------------------------------
+
+    def decide(
+        self,
+        prompts: Sequence[str],
+        budget: Budget,
+        *,
+        allowed: Mask | None = None,
+        explore: float = 0.0,
+        draw: random.Random | None = None,
+    ) -> Decisions:
+        """A plan for each prompt, each within `budget`; `allowed` [C] leaves plans out.
+
+        With `explore` the plan is, with that probability, drawn evenly from all that fit the budget. Raises InputError
+        for what is no text, BudgetError where the budget pays for no plan, CapabilityError where none is allowed.
+        """
+        require_texts(prompts)
+        amount = self.amount(budget)
+        amounts = np.full(len(prompts), amount)
+        distribution, strangeness, open_ended = self.difficulty(prompts)
+        index = self._best(distribution, amounts, open_ended, allowed, budget)
+        usual, propensity = index, np.ones(len(index))
+        if explore > 0:
+            index, propensity = self._explore(
+                distribution, amounts, open_ended, allowed, usual, explore, draw or random.Random()
+            )
+        token = os.urandom(12).hex()
+        return Decisions(
+            self, budget, amounts, distribution, strangeness, open_ended, allowed, index, usual, propensity, token
+        )
+
+    def difficulty(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
+        """Bucket distribution [P, B], strangeness [P] (NaN unknown) and whether each prompt seems open-ended [P].
+
+        Prompts unlike anything profiled get the profiled base rates.
+        """
+        open_ended = np.array([looks_open_ended(prompt) for prompt in prompts], np.bool_)
+        if self.predictor.trees is None and self.predictor.familiarity is None:
+            base = np.repeat(self.base_rates[None], len(prompts), axis=0)
+            return base, np.full(len(prompts), np.nan), open_ended
+        if len(prompts) <= _CHUNK:
+            return *self._predict(extract(prompts, self.predictor.spec)), open_ended
+        pieces = [
+            self._predict(extract(prompts[i : i + _CHUNK], self.predictor.spec)) for i in range(0, len(prompts), _CHUNK)
+        ]
+        distributions, strangeness = zip(*pieces, strict=True)
+        return np.concatenate(distributions), np.concatenate(strangeness), open_ended
+
+    def describe_prompt(self, prompt: str) -> dict[str, Any]:
+        """What a log may keep of a prompt: its counts that are not zero, and its strangeness (None unknown). No text."""
+        extracted = extract((prompt,), self.predictor.spec)
+        familiarity = self.predictor.familiarity
+        return {
+            "features": {name: float(x) for name, x in zip(COUNTS, extracted.matrix[0], strict=False) if x},
+            "strangeness": None if familiarity is None else float(familiarity.measure(extracted)[0]),
+        }
+
+    def _predict(self, extracted: Extracted) -> tuple[Floats, Floats]:
+        predictor, count = self.predictor, len(extracted.matrix)
+        if predictor.trees is None:
+            distribution = np.repeat(self.base_rates[None], count, axis=0)
+        else:
+            distribution = predictor.spread.between(self._buckets, predictor.predict_features(extracted))
+        if predictor.familiarity is None:
+            return distribution, np.full(count, np.nan)
+        strangeness = predictor.familiarity.measure(extracted)
+        strange = strangeness > 1
+        if strange.any():
+            distribution[strange] = self.base_rates
+        return distribution, strangeness
+
+    def mask(self, allowed: Mask | None, open_ended: bool) -> Mask | None:
+        """The plans [C] that may be chosen; a prompt without a checkable answer gets no vote, where there is another
+        plan."""
+        if not open_ended or self.table.votes.all():
+            return allowed
+        without = ~self.table.votes if allowed is None else allowed & ~self.table.votes
+        return without if without.any() else allowed
+
+    def _best(
+        self, distribution: Floats, amounts: Floats, open_ended: Mask, allowed: Mask | None, budget: Budget
+    ) -> NDArray[np.int64]:
+        index = np.full(len(distribution), -1)
+        for is_open in (False, True):
+            rows = np.flatnonzero(open_ended == is_open)
+            if not len(rows):
+                continue
+            mask = self.mask(allowed, is_open)
+            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=mask).plan
+            if plan.min() < 0:
+                self._refuse(distribution[rows[plan < 0][0]], mask, budget)
+            index[rows] = plan
+        return index
+
+    def _explore(
+        self,
+        distribution: Floats,
+        amounts: Floats,
+        open_ended: Mask,
+        allowed: Mask | None,
+        usual: NDArray[np.int64],
+        share: float,
+        draw: random.Random,
+    ) -> tuple[NDArray[np.int64], Floats]:
+        index, propensity = usual.copy(), np.ones(len(usual))
+        fits = mean_over(distribution, self.table.p95) <= amounts[:, None] * (1 + 1e-9)
+        for row in range(len(usual)):
+            mask = self.mask(allowed, bool(open_ended[row]))
+            pool = np.flatnonzero(fits[row] if mask is None else fits[row] & mask)
+            if draw.random() < share:
+                index[row] = draw.choice(pool.tolist())
+            propensity[row] = share / len(pool) + (1 - share) * (index[row] == usual[row])
+        return index, propensity
+
+    def _refuse(self, distribution: Floats, allowed: Mask | None, budget: Budget) -> None:
+        p95 = self.table.p95 @ distribution
+        if allowed is not None:
+            if not allowed.any():
+                raise CapabilityError("no plan of this policy can run here", hint="Give its engine and verifier")
+            p95 = np.where(allowed, p95, np.inf)
+        cheapest = int(p95.argmin())
+        needed = float(p95[cheapest])
+        reference = self.document.get("reference_cost")
+        multiple = f" ({needed / reference:.2f}x)" if reference else ""
+        raise BudgetError(
+            f"no plan fits: the cheapest, {self.names[cheapest]}, needs {amount_text(needed, self.unit)}{multiple}",
+            field="budget",
+            value=str(budget),
+            hint=f"Give at least {needed:.4g} {self.unit}",
+        )
+
+    @cached_property
+    def base_rates(self) -> Floats:
+        """The profiled share of each bucket, [B]."""
+        counts = self.document.get("bucket_counts") or {}
+        shares = np.array([float(counts.get(bucket) or 0) for bucket in self.table.buckets])
+        if shares.sum() > 0:
+            base: Floats = shares / shares.sum()
+            return base
+        rate = np.array([self.predictor.base_rate])
+        only: Floats = self.predictor.distribution_of(rate, self.document["bucket_edges"])[0]
+        return only
+
+    # --- units ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def token_flops(self) -> float | None:
+        """One token of the first policy model; None where its config is unknown."""
+        models = list((self.document.get("policy_models") or {}).values())
+        config = models[0].get("config") if models else None
+        return flops_per_token(ModelShape.from_dict(config)) if config else None
+
+    def amount(self, budget: Budget) -> float:
+        """The budget in the policy's unit. Raises BudgetError where it cannot be converted."""
+        reference = self.document.get("reference_cost")
+        rate = None if budget.unit in (self.unit, "x") else self.token_flops
+        if self.unit == "flops":
+            return budget.to_flops(reference_flops=reference, flops_per_token=rate)
+        return budget.to_tokens(reference_tokens=reference, flops_per_token=rate)
+
+    def cap_flops(self, budget: Budget, shape: ModelShape | None) -> float:
+        """The budget in FLOPs, as a ledger holds it; `shape` is the engine's, whose tokens are priced."""
+        if self.unit == "flops":
+            return self.amount(budget)
+        if budget.unit == "flops":
+            return budget.amount
+        rate = self.token_flops if shape is None else flops_per_token(shape)
+        return Budget(self.amount(budget), "tokens").to_flops(flops_per_token=rate)
+
+
+def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, allowed: Mask | None = None) -> Decisions:
+    """A plan for each prompt from one `total`; the amounts, which are hard caps, add up to at most that.
+
+    What a plan gets is its 95th-percentile cost, and its share of what nothing could buy. Raises BudgetError where the
+    total does not pay for the cheapest plans.
+    """
+    require_texts(prompts)
+    table, amount = chooser.table, chooser.amount(total)
+    distribution, strangeness, open_ended = chooser.difficulty(prompts)
+    p95 = mean_over(distribution, table.p95)
+    for is_open in (False, True):
+        mask = chooser.mask(allowed, is_open)
+        rows = np.flatnonzero(open_ended == is_open)
+        if mask is not None:
+            p95[np.ix_(rows, np.flatnonzero(~mask))] = np.inf
+    if len(table.budgets):
+        # As for single prompts, only what the table names, so that nothing comes in that was not significant; beside
+        # each prompt's cheapest plan.
+        shut = np.broadcast_to(~table.candidates[-1], p95.shape).copy()
+        shut[np.arange(len(p95)), p95.argmin(axis=1)] = False
+        p95[shut] = np.inf
+    found = allocate(mean_over(distribution, table.accuracy), p95, amount)
+    amounts = p95[np.arange(len(prompts)), found.plan] * max(1.0, amount / found.cost)
+    ones, token = np.ones(len(prompts)), os.urandom(12).hex()
+    return Decisions(
+        chooser, None, amounts, distribution, strangeness, open_ended, allowed, found.plan, found.plan, ones, token
+    )
+
+
+def require_texts(prompts: Sequence[str]) -> None:
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError("a prompt is a text", field="prompt", expected="str")
+
+
+def _spec(plan: Mapping[str, Any]) -> Strategy:
+    fields = {**plan["hyperparameters"], "policy_model": plan["policy_model"]}
+    return from_dict({"strategy": plan["strategy"], "hyperparameters": fields})
