@@ -54,9 +54,9 @@ def evaluate_laboratory(
     """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
 
     `folder` holds one folder for each model; by default the shipped ones. Figures come with their standard errors over
-    problems, which repeat their structure under `standard_errors`; what every problem contributed is listed too. AUC within problems compares right with wrong
-    answers to the same problem; an AUC is None where there is nothing to compare. `progress` is called with (stages
-    done, stages in all, what comes next).
+    problems, which repeat their structure under `standard_errors`; what every problem contributed is listed too. AUC
+    within problems compares right with wrong answers to the same problem; an AUC is None where there is nothing to
+    compare. `progress` is called with (stages done, stages in all, what comes next).
 
     Raises:
         InputError: a folder without one of the models, or a split or numbers that cannot be.
