@@ -214,11 +214,15 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of bank, policy and report.")] = Path(
         "runs/demo"
     ),
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole job on the laboratory: profile, fit, report, choose. Run again, it generates nothing anew."""
     from planner.cli.demo import run_demo
 
+    if as_json:
+        print_json(run_demo(output, quiet=True, console=status))
+        return
     run_demo(output, quiet=quiet)
 
 

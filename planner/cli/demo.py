@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.panel import Panel
 
 from planner.cli.output import console, human_count, human_seconds, progress_bar
@@ -12,8 +14,11 @@ from planner.cli.output import console, human_count, human_seconds, progress_bar
 __all__ = ["run_demo"]
 
 
-def run_demo(output: Path, *, quiet: bool = False) -> None:
-    """Run the whole job under `output`: `bank/`, `policy/`, `report.html`. What is there already is kept."""
+def run_demo(output: Path, *, quiet: bool = False, console: Console = console) -> dict[str, Any]:
+    """Run the whole job under `output`: `bank/`, `policy/`, `report.html`. What is there already is kept.
+
+    Returns where they are, what was generated now and in how many seconds, and the plans of two prompts.
+    """
     from planner.api import load
     from planner.models.shipped import shipped
     from planner.policy.fit import fit, is_current
@@ -47,9 +52,10 @@ def run_demo(output: Path, *, quiet: bool = False) -> None:
     console.print(f"written to [bold]{report}[/]")
 
     console.rule("[bold]4. choose[/]: two held-out prompts, the same budget")
-    planner = load(policy)
+    planner, plans = load(policy), []
     for prompt, budget in _two_prompts(planner, [p.question for p in worked_problems("held_out", 60)]):
         plan = planner.choose(prompt, budget)
+        plans.append({"prompt": prompt, **plan.to_dict()})
         chances = ", ".join(f"{bucket} {share:.0%}" for bucket, share in plan.difficulty.items())
         console.print(Panel(f"{prompt}\n[dim]difficulty: {chances}[/]\n{plan.reason}", title=f"budget {budget}"))
 
@@ -61,6 +67,14 @@ def run_demo(output: Path, *, quiet: bool = False) -> None:
         f"  planner import YOUR_SAMPLES.jsonl -o runs/mine && planner fit runs/mine -o runs/mine-policy",
         markup=True,
     )
+    return {
+        "bank": str(bank),
+        "policy": str(policy),
+        "report": str(report),
+        "generated_tokens": measured.generated_tokens,
+        "seconds": time.monotonic() - started,
+        "plans": plans,
+    }
 
 
 def _two_prompts(planner: object, prompts: list[str]) -> list[tuple[str, str]]:
