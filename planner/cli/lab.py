@@ -24,6 +24,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where checkpoints and models go.")] = Path("runs/lab"),
     threads: Annotated[int, typer.Option(min=1, help="torch threads.")] = 1,
     scale: Annotated[float, typer.Option(help="Train this many times as long as the recipes say.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the laboratory again, from nothing, as its cards say; resumes where it stopped."""
@@ -41,6 +42,9 @@ def train(
                 status.print(line, markup=False, soft_wrap=True)
 
         models = train_laboratory(output, threads=threads, scale=scale, progress=show)
+    if as_json:
+        print_json({"models": str(models)})
+        return
     console.print(f"trained models are in [bold]{models}[/]")
     console.print(f"Next: planner lab evaluate --folder {models} --write-cards")
 
