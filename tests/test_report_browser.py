@@ -107,6 +107,12 @@ def test_nothing_is_wider_than_the_page_and_no_label_is_cut(
 def test_first_paint_within_two_seconds(browser: Any, report: tuple[Path, dict[str, Any]]) -> None:
     page = browser.new_page()
     page.goto(report[0].as_uri())
-    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-    assert page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 2000
+    painted: list[float] = []
+    for _ in range(100):  # wait_for_function would have the page evaluate a string, which its policy forbids
+        painted = page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
+        if painted:
+            break
+        page.wait_for_timeout(100)
+    assert painted
+    assert painted[0] < 2000
     page.close()
