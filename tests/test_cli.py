@@ -15,8 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from planner.api import load
 from planner.models.shipped import shipped
 from planner.profiling.bank import Bank
+from planner.tasks.lab import worked_problems
 
 TINY = shipped("recipes", "lab-tiny.toml")
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
@@ -107,6 +109,18 @@ def test_solve_runs_the_plan_within_its_budget(policy):
 def test_the_shipped_policy_answers_with_a_warning():
     done = planner("choose", "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36.", "--budget", "8x")
     assert "laboratory" in done.stderr
+
+
+def test_the_shipped_policy_plans_a_hard_and_an_easy_held_out_prompt_differently():
+    shipped_policy = load(shipped("models", "lab/policy"))
+    prompts = [p.question for p in worked_problems("held_out", 60)]
+    prompts.sort(key=lambda prompt: shipped_policy.choose(prompt, "64x").difficulty["hard"])
+    easy, hard = (
+        json.loads(planner("choose", prompt, "--budget", "64x", "--json").stdout)
+        for prompt in (prompts[0], prompts[-1])
+    )
+    assert hard["difficulty"]["hard"] > 0.5 > easy["difficulty"]["hard"]
+    assert hard["strategy"] != easy["strategy"]
 
 
 class TestBadInput:
