@@ -19,6 +19,7 @@ __all__ = [
     "JSON",
     "Outcome",
     "Problem",
+    "REVISION_TEMPLATE",
     "Sampling",
     "ScoreRequest",
     "StepScores",
@@ -34,6 +35,9 @@ Finish: TypeAlias = Literal["end", "stop", "length", "budget"]
 """Why a completion ended: end token, stop string, token limit, or the ledger (refused, or cut short by it)."""
 
 
+REVISION_TEMPLATE = "{prompt}\n\nEarlier attempts, which may be wrong:\n\n{attempts}\n\nAnswer again, better."
+
+
 def stable_hash(*parts: object) -> str:
     """Hex digest (32 characters) of JSON-able parts; the same on every machine and in every process."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -45,7 +49,8 @@ class Problem:
     """A prompt to be answered.
 
     `gold` is known while profiling and None in production. `group` names the template or source that
-    splits must not cross. `step_separator` and `max_tokens` belong to how the task is answered, not to a strategy.
+    splits must not cross. `step_separator`, `max_tokens` and `revision_template` belong to how the task is answered,
+    not to a strategy. The template makes a prompt from `{prompt}` and `{attempts}`, the earlier answers.
     """
 
     problem_id: str
@@ -54,6 +59,7 @@ class Problem:
     group: str | None = None
     step_separator: str = "\n\n"
     max_tokens: int = 2048
+    revision_template: str = REVISION_TEMPLATE
     extra: Mapping[str, JSON] = field(default_factory=dict)
 
 

@@ -20,7 +20,8 @@ SHAPE = ModelShape.from_config(
 
 class ScriptedEngine:
     """`script` maps a prefix to its continuations by request index, or is a function of the request. A continuation is
-    cut after the first stop string; END at its end stands for the end token. Counts what it computed."""
+    cut after the first stop string; END at its end stands for the end token. `logprob` gives a text's mean
+    log-probability. Counts what it computed."""
 
     def __init__(
         self,
@@ -29,8 +30,9 @@ class ScriptedEngine:
         name: str = "scripted",
         shape: ModelShape | None = SHAPE,
         caches_prefixes: bool = True,
+        logprob: Callable[[str], float] | None = None,
     ) -> None:
-        self._script = script
+        self._script, self._logprob = script, logprob
         self._info = EngineInfo(
             name=name, fingerprint=name, shape=shape, caches_prefixes=caches_prefixes, max_context_tokens=4096
         )
@@ -71,7 +73,12 @@ class ScriptedEngine:
         self.computed_tokens += len(whole) - cached
         self.generated_tokens += tokens
         return Completion(
-            text=text, finish=finish, prompt_tokens=len(whole), cached_tokens=cached, generated_tokens=tokens
+            text=text,
+            finish=finish,
+            prompt_tokens=len(whole),
+            cached_tokens=cached,
+            generated_tokens=tokens,
+            mean_logprob=self._logprob(text) if self._logprob else None,
         )
 
 
@@ -122,6 +129,10 @@ def drawn(request: GenerationRequest) -> str:
     steps = ["step" * rng.randint(0, 3) + "\n" for _ in range(rng.randint(0, 3))]
     last = rng.choice([f"#### {rng.randint(1, 3)}{END}", END, "and on and on" * 20, f"\n\n#### {rng.randint(1, 3)}\n"])
     return "".join(steps) + last
+
+
+def confident(text: str) -> float:
+    return -random.Random(text).random()
 
 
 def judged(steps: tuple[str, ...]) -> float:

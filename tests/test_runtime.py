@@ -1,12 +1,12 @@
 """Drivers, meter and ledger on scripted engines."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted import END, SHAPE, ScriptedEngine, ScriptedVerifier, drawn, judged
+from scripted import END, SHAPE, ScriptedEngine, ScriptedVerifier, confident, drawn, judged
 
 from planner.core import Answer, Completion, GenerationRequest, Outcome, Problem, Sampling
 from planner.effects import Generate
@@ -14,28 +14,59 @@ from planner.errors import BudgetError, CapabilityError, EngineError, VerifierEr
 from planner.models.cost import sampling_cost, scoring_cost
 from planner.runtime.driver import Job, iter_runs, run_flow, run_flows
 from planner.runtime.ledger import Ledger
-from planner.strategies import DVTS, AdaptiveMajority, BeamSearch, BestOfN, Greedy, Majority
+from planner.strategies import (
+    DVTS,
+    AdaptiveBestOfN,
+    AdaptiveMajority,
+    BeamSearch,
+    BestOfN,
+    Cascade,
+    ConfidenceVote,
+    Greedy,
+    Lookahead,
+    Majority,
+    ParticleFiltering,
+    Rebase,
+    Revision,
+)
 
 PROBLEM = Problem(problem_id="p", prompt="What?", step_separator="\n", max_tokens=50)
 
 
 def specs():
-    common = {"temperature": st.just(0.8)}
+    fields = {"temperature": st.just(0.8)}
     count = st.integers(1, 6)
-    search = {"n": st.sampled_from([2, 4, 6]), "expansions": st.sampled_from([1, 2]), "max_steps": st.integers(1, 5),
-              "max_step_tokens": st.integers(1, 30)}  # fmt: skip
-    scoring = {
-        "aggregation": st.sampled_from(["min", "last", "mean", "prod"]),
-        "selection": st.sampled_from(["max", "vote"]),
-    }
+    aggregation, selection = st.sampled_from(["min", "last", "mean", "prod"]), st.sampled_from(["max", "vote"])
+    scoring = {"aggregation": aggregation, "selection": selection}
+    steps = {**fields, **scoring, "max_steps": st.integers(1, 5), "max_step_tokens": st.integers(1, 30)}
+    search = {**steps, "n": st.sampled_from([2, 4, 6]), "expansions": st.sampled_from([1, 2])}
+    merging = {"merge_duplicates": st.booleans()}
+    adaptive = {"max_n": count, "batch": st.integers(1, 3), **fields}
     return st.one_of(
         st.just(Greedy()),
-        st.builds(Majority, n=count, **common),
-        st.builds(BestOfN, n=count, **common, **scoring),
-        st.builds(AdaptiveMajority, max_n=count, batch=st.integers(1, 3), threshold=st.just(0.8), **common),
-        st.builds(BeamSearch, **search, **common, **scoring),
-        st.builds(DVTS, **search, **common, **scoring),
-    )
+        st.builds(Majority, n=count, policy_model=st.sampled_from([None, "large"]), **fields),
+        st.builds(BestOfN, n=count, **fields, **scoring),
+        st.builds(BeamSearch, **search, **merging),
+        st.builds(DVTS, **search, **merging),
+        st.builds(Lookahead, lookahead_steps=st.integers(1, 3), **search, **merging),
+        st.builds(Revision, chains=st.integers(1, 3), revisions=st.integers(0, 3), aggregation=st.none(), **fields),
+        st.builds(Revision, chains=st.integers(1, 3), revisions=st.integers(0, 2), **fields, **scoring),
+        st.builds(Rebase, n=count, balance_temperature=st.floats(0.05, 2), **steps, **merging),
+        st.builds(ParticleFiltering, n=count, resampling_temperature=st.floats(0.05, 2), **steps),
+        st.builds(
+            AdaptiveMajority, threshold=st.just(0.8), posterior=st.sampled_from(["beta", "dirichlet"]), **adaptive
+        ),
+        st.builds(AdaptiveBestOfN, min_gain=st.floats(0.001, 0.1), aggregation=aggregation, **adaptive),
+        st.builds(
+            ConfidenceVote, n=count, quantile=st.floats(0, 0.9), weighted=st.booleans(),
+            threshold=st.sampled_from([None, 0.6, 0.9]), batch=st.integers(1, 3), **fields,
+        ),
+        st.builds(
+            Cascade, n=st.integers(2, 4), max_n=st.integers(4, 6), second_n=st.sampled_from([2, 4]),
+            second=st.sampled_from(["majority", "best_of_n", "beam_search", "dvts"]), second_policy_model=st.just("large"),
+            expansions=st.sampled_from([1, 2]), **steps,
+        ),
+    )  # fmt: skip
 
 
 def problems():
@@ -46,41 +77,107 @@ def problems():
     )
 
 
-def run(problem, spec, budget=None, *, caches=True, incremental=True):
-    engine = ScriptedEngine(drawn, caches_prefixes=caches)
-    verifier = ScriptedVerifier(judged, incremental=incremental)
+def run(problem, spec, budget=None):
+    engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
     return (
-        run_flow(problem, spec, {"m": engine}, verifier, default_policy_model="m", budget_flops=budget),
+        run_flow(
+            problem, spec, {"m": engine, "large": engine}, verifier, default_policy_model="m", budget_flops=budget
+        ),
         engine,
         verifier,
     )
 
 
-def check_budget(problem, spec, budget, caches, incremental):
-    result, engine, verifier = run(problem, spec, budget, caches=caches, incremental=incremental)
-    assert result.cost.total_flops <= budget
-    assert result.usage.generated_tokens == engine.generated_tokens
-    assert result.usage.computed_prompt_tokens == engine.computed_tokens
-    assert result.usage.computed_scored_tokens == verifier.computed_tokens
-    if result.answer.outcome is not Outcome.OUT_OF_BUDGET:
-        free, _, _ = run(problem, spec, caches=caches, incremental=incremental)
-        assert (result.answer, result.cost) == (free.answer, free.cost)
+class WatchedLedger(Ledger):
+    """Looks after every event whether anything was overspent."""
+
+    def reserve(self, worst_flops):
+        amount = super().reserve(worst_flops)
+        self.look()
+        return amount
+
+    def settle(self, reserved_flops, spent_flops):
+        super().settle(reserved_flops, spent_flops)
+        self.look()
+
+    def look(self):
+        if self.limited:
+            assert self.balance_flops >= 0
+            assert self.spent_flops >= 0
+            assert self.reserved_flops >= 0
+            assert self.spent_flops + self.reserved_flops <= self.budget_flops
 
 
-BUDGETED = given(problems(), specs(), st.floats(0, 3e6), st.booleans(), st.booleans())
+@pytest.fixture(autouse=True, scope="module")
+def watched_ledgers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planner.runtime.session.Ledger", WatchedLedger)
+        yield
 
 
-@settings(max_examples=2000, deadline=None)
+SCRIPTS = {
+    "drawn": drawn,
+    "talks": lambda r: "x" * 500,
+    "stutters": lambda r: "\n" if len(r.prefix) < 3 else f"#### 1{END}",
+    "is silent": lambda r: END,
+    "is blank": lambda r: "",
+    "repeats": lambda r: f"s\n#### {len(r.prefix) % 2}{END}",
+}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    script: str
+    caches: bool
+    incremental: bool
+    tells_logprobs: bool
+    max_batch: int
+
+    def makers(self):
+        options = {"caches_prefixes": self.caches, "logprob": confident if self.tells_logprobs else None}
+        engines = {name: ScriptedEngine(SCRIPTS[self.script], name=name, **options) for name in ("m", "large")}
+        return engines, ScriptedVerifier(judged, incremental=self.incremental)
+
+
+def check_budgets(rows, behaviour):
+    jobs = [Job(replace(p, prompt=p.prompt + str(i)), spec, budget) for i, (p, spec, budget) in enumerate(rows)]
+    engines, verifier = behaviour.makers()
+    runs = run_flows(jobs, engines, verifier, default_policy_model="m", max_batch=behaviour.max_batch)
+    total = sum((r.usage for r in runs[1:]), runs[0].usage)
+    assert total.generated_tokens == sum(e.generated_tokens for e in engines.values())
+    assert total.computed_prompt_tokens == sum(e.computed_tokens for e in engines.values())
+    assert total.computed_scored_tokens == verifier.computed_tokens
+    for job, result in zip(jobs, runs, strict=True):
+        assert result.cost.total_flops <= job.budget_flops
+        if result.answer.outcome is not Outcome.OUT_OF_BUDGET:
+            free = run_flow(job.problem, job.spec, *behaviour.makers(), default_policy_model="m")
+            assert (result.answer, result.cost) == (free.answer, free.cost)
+
+
+BUDGETED = given(
+    st.lists(st.tuples(problems(), specs(), st.floats(0, 3e6)), min_size=1, max_size=3),
+    st.builds(
+        Behaviour,
+        script=st.sampled_from(["drawn", *SCRIPTS]),
+        caches=st.booleans(),
+        incremental=st.booleans(),
+        tells_logprobs=st.booleans(),
+        max_batch=st.integers(1, 9),
+    ),
+)
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @BUDGETED
-def test_no_run_spends_more_than_its_budget(problem, spec, budget, caches, incremental):
-    check_budget(problem, spec, budget, caches, incremental)
+def test_no_run_spends_more_than_its_budget(rows, behaviour):
+    check_budgets(rows, behaviour)
 
 
 @pytest.mark.slow
 @settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))
 @BUDGETED
-def test_no_run_spends_more_than_its_budget_at_length(problem, spec, budget, caches, incremental):
-    check_budget(problem, spec, budget, caches, incremental)
+def test_no_run_spends_more_than_its_budget_at_length(rows, behaviour):
+    check_budgets(rows, behaviour)
 
 
 @settings(max_examples=500, deadline=None)
@@ -125,7 +222,8 @@ def test_the_ledger_refuses_what_cannot_be():
 def test_batched_is_as_alone_and_usage_adds_up(rows, max_batch):
     jobs = [Job(replace(p, prompt=p.prompt + str(i)), s, b) for i, (p, s, b) in enumerate(rows)]
     engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
-    together = run_flows(jobs, {"m": engine}, verifier, default_policy_model="m", max_batch=max_batch)
+    engines = {"m": engine, "large": engine}
+    together = run_flows(jobs, engines, verifier, default_policy_model="m", max_batch=max_batch)
     for job, result in zip(jobs, together, strict=True):
         alone, _, _ = run(job.problem, job.spec, job.budget_flops)
         assert result == alone

@@ -14,18 +14,26 @@ from planner.runtime.driver import run_flow
 from planner.strategies import (
     DVTS,
     REGISTRY,
+    AdaptiveBestOfN,
     AdaptiveMajority,
     BeamSearch,
     BestOfN,
+    Cascade,
+    ConfidenceVote,
     Greedy,
+    Lookahead,
     Majority,
+    ParticleFiltering,
+    Rebase,
+    Revision,
     Strategy,
     describe,
     from_dict,
+    paths_in_flight,
     to_dict,
 )
 from planner.strategies.scoring import aggregate, select
-from planner.strategies.stopping import leading_probability
+from planner.strategies.stopping import leading_probability, plurality_probability
 
 PROBLEM = Problem(problem_id="p", prompt="What?", step_separator="\n", max_tokens=120)
 SPECS = [
@@ -34,8 +42,19 @@ SPECS = [
     BestOfN(n=5, aggregation="min", selection="max"),
     BeamSearch(n=8, expansions=4, max_steps=6),
     DVTS(n=8, expansions=4, max_steps=6, policy_model="m"),
-    AdaptiveMajority(max_n=7, batch=3),
+    Lookahead(n=4, expansions=2, max_steps=6, lookahead_steps=2, merge_duplicates=True),
+    Revision(chains=3, revisions=2, aggregation="last"),
+    Rebase(n=5, max_steps=6),
+    ParticleFiltering(n=5, max_steps=6),
+    AdaptiveMajority(max_n=7, batch=3, posterior="dirichlet"),
+    AdaptiveBestOfN(max_n=7, batch=3, min_gain=1e-9),
+    ConfidenceVote(n=7, quantile=0.3, threshold=0.9, batch=3),
+    Cascade(n=4, max_n=6, second="dvts", second_n=4, expansions=2, max_steps=6, second_policy_model="m"),
 ]
+
+
+def cascade(**fields):
+    return {"strategy": "cascade", "hyperparameters": {"n": 4, "max_n": 8, "second": "dvts", "second_n": 4, **fields}}
 
 
 def solve(spec, script, scores=judged, **budget):
@@ -76,12 +95,21 @@ class TestContract:
             assert bool(verifier.batches) <= spec.needs_verifier
 
     def test_honours_n(self, spec):
-        n = getattr(spec, "n", getattr(spec, "max_n", 1))
-        engine = ScriptedEngine(lambda r: f"#### {r.index}{END}")  # all different: an adaptive vote never stops early
-        run = run_flow(PROBLEM, spec, {"m": engine}, ScriptedVerifier(judged), default_policy_model="m")
+        # All different, so that a vote never stops early; a path of one step is over, so that a search draws n of them.
+        n = paths_in_flight(to_dict(spec)["hyperparameters"])
+        engine = ScriptedEngine(lambda r: f"#### {r.index}{END}")
+        run = run_flow(PROBLEM, spec, {"m": engine}, ScriptedVerifier(lambda steps: 0.5), default_policy_model="m")
         requests = [r for batch in engine.batches for r in batch]
-        assert sorted(r.index for r in requests) == list(range(n))
-        assert len(run.answer.candidates) == n
+        second = getattr(spec, "second_n", 0)
+        assert sorted(r.index for r in requests) == sorted([*range(n), *range(second)])
+        assert len(run.answer.candidates) == n + second
+
+    def test_its_fields_are_described(self, spec):
+        (row,) = [row for row in describe() if row["name"] == spec.name]
+        said = {k for k, v in row["hyperparameters"].items() if v == "required"}
+        assert set(to_dict(spec)["hyperparameters"]) >= said
+        assert row["summary"].endswith(".")
+        assert (row["needs"] == ["verifier"]) <= spec.needs_verifier <= bool(row["needs"] or row["may_need"])
 
     def test_out_of_budget_at_once_is_an_answer(self, spec):
         answer = solve(spec, drawn, budget_flops=1.0).answer
@@ -109,6 +137,35 @@ class TestContract:
         ({"strategy": "dvts", "hyperparameters": {"n": 2, "expansions": 4}}, "multiple of expansions = 4"),
         ({"strategy": "adaptive_majority", "hyperparameters": {"max_n": 4, "threshold": 0.5}}, r"\(0.5, 1\)"),
         ({"strategy": "adaptive_majority", "hyperparameters": {"max_n": 4, "threshold": 1}}, r"\(0.5, 1\)"),
+        (
+            {"strategy": "adaptive_majority", "hyperparameters": {"max_n": 4, "posterior": "normal"}},
+            "beta or dirichlet",
+        ),
+        ({"strategy": "adaptive_best_of_n", "hyperparameters": {"max_n": 4, "min_gain": 0}}, r"\(0, 1\)"),
+        ({"strategy": "lookahead", "hyperparameters": {"n": 4, "lookahead_steps": 0}}, ">= 1"),
+        ({"strategy": "lookahead", "hyperparameters": {"n": 6}}, "multiple of expansions = 4"),
+        ({"strategy": "beam_search", "hyperparameters": {"n": 4, "merge_duplicates": 1}}, "true or false"),
+        ({"strategy": "rebase", "hyperparameters": {"n": 4, "balance_temperature": 0}}, "> 0"),
+        ({"strategy": "particle_filtering", "hyperparameters": {"n": 4, "resampling_temperature": -1}}, "> 0"),
+        ({"strategy": "particle_filtering", "hyperparameters": {"n": 4, "temperature": 0}}, "equal answers"),
+        ({"strategy": "revision", "hyperparameters": {"chains": 0, "revisions": 1}}, ">= 1"),
+        ({"strategy": "revision", "hyperparameters": {"chains": 1, "revisions": -1}}, ">= 0"),
+        ({"strategy": "revision", "hyperparameters": {"chains": 2, "revisions": 1, "temperature": 0}}, "equal answers"),
+        (
+            {"strategy": "revision", "hyperparameters": {"chains": 1, "revisions": 1, "selection": "max"}},
+            "selection.*vote",
+        ),
+        ({"strategy": "confidence_vote", "hyperparameters": {"n": 4, "quantile": 1}}, r"\[0, 1\)"),
+        ({"strategy": "confidence_vote", "hyperparameters": {"n": 4, "threshold": 1.5}}, r"\(0.5, 1\)"),
+        ({"strategy": "cascade", "hyperparameters": {"n": 4}}, "missing: max_n, second, second_n"),
+        (cascade(n=1, temperature=0), "n.*>= 2"),
+        (cascade(max_n=3), "max_n.*at least n = 4"),
+        (cascade(escalate_below=0.8), "at most threshold = 0.75"),
+        (cascade(escalate_below=2), r"\[0, 1\]"),
+        (cascade(second_n=6), "second_n.*multiple of expansions = 4"),
+        (cascade(second="beam"), "majority or best_of_n or beam_search or dvts"),
+        (cascade(second="majority"), "second_policy_model.*another model"),
+        (cascade(second="majority", policy_model="a", second_policy_model="a"), "another model"),
     ],
 )
 def test_a_bad_specification_names_field_and_rule(data, words):
@@ -121,6 +178,15 @@ def test_one_sample_may_be_greedy_and_describe_lists_all():
     rows = {row["name"]: row for row in describe()}
     assert rows["best_of_n"]["needs"] == ["verifier"]
     assert rows["majority"]["hyperparameters"]["n"] == "required"
+    assert (rows["revision"]["needs"], rows["revision"]["may_need"]) == ([], ["verifier"])
+
+
+def test_a_switch_that_is_off_is_left_out():
+    assert "merge_duplicates" not in to_dict(BeamSearch(n=4))["hyperparameters"]
+    assert to_dict(BeamSearch(n=4, merge_duplicates=True))["hyperparameters"]["merge_duplicates"] is True
+    said = to_dict(ConfidenceVote(n=4, weighted=False))["hyperparameters"]
+    assert (said["weighted"], said["quantile"]) == (False, 0.0)
+    assert "threshold" not in said
 
 
 def made(key, *scores, finished=True):
@@ -175,12 +241,25 @@ def test_best_of_n_scores_only_finished_ones_and_falls_back_to_the_vote():
             assert poor.answer.answer == "2"
 
 
-@pytest.mark.parametrize(("votes", "drawn_samples"), [("1111111111", 4), ("1213111111", 8), ("1212121212", 10)])
-def test_adaptive_majority_stops_when_the_leader_is_safe(votes, drawn_samples):
-    spec = AdaptiveMajority(max_n=10, threshold=0.95, batch=2)
-    run = solve(spec, {"": [f"#### {v}{END}" for v in votes]})
-    assert run.usage.requests == drawn_samples
-    assert run.answer.answer == "1"
+@pytest.mark.parametrize(
+    ("votes", "beta", "dirichlet"), [("1111111111", 4, 4), ("1213111111", 8, 10), ("1212121212", 10, 10)]
+)
+def test_adaptive_majority_stops_when_the_leader_is_safe(votes, beta, dirichlet):
+    for posterior, drawn_samples in (("beta", beta), ("dirichlet", dirichlet)):
+        spec = AdaptiveMajority(max_n=10, threshold=0.95, batch=2, posterior=posterior)
+        run = solve(spec, {"": [f"#### {v}{END}" for v in votes]})
+        assert run.usage.requests == drawn_samples
+        assert run.answer.answer == "1"
+
+
+def test_plurality_probability_against_closed_forms():
+    # X ~ Gamma(2) above two Exp(1): the integral of x e^-x (1 - e^-x)^2 is 1 - 2/4 + 1/9.
+    assert plurality_probability((1, 0, 0)) == pytest.approx(11 / 18, abs=1e-12)
+    assert plurality_probability((4, 4, 4, 4, 4)) == pytest.approx(1 / 5, abs=1e-12)
+    for first, second in ((0, 0), (7, 0), (30, 12), (300, 290)):
+        assert plurality_probability((first, second)) == pytest.approx(leading_probability(first, second), abs=1e-9)
+    assert plurality_probability((3,)) == pytest.approx(leading_probability(3, 0), abs=1e-12)
+    assert plurality_probability((6, 1, 1)) < leading_probability(6, 1)
 
 
 @given(st.integers(0, 30), st.integers(0, 30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from planner.core import stable_hash
 from planner.profiling.recorded import Recorded
 from planner.profiling.replay import best_of_k, draw_orders, replay_adaptive, replay_votes
+from planner.strategies import paths_in_flight
 from planner.strategies.scoring import AGGREGATIONS
 
 __all__ = ["Z95", "Columns", "Configuration", "add_replayed", "halves_of"]
@@ -21,6 +23,7 @@ Ints = NDArray[np.int64]
 
 Z95 = 1.645
 _THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
+_POSTERIORS = ("beta", "dirichlet")
 _BATCH = 2
 
 
@@ -40,7 +43,7 @@ class Configuration:
     @property
     def samples(self) -> int:
         """Samples or paths in flight, the papers' N; 1 for greedy."""
-        return int(self.hyperparameters.get("n", self.hyperparameters.get("max_n", 1)))
+        return paths_in_flight(self.hyperparameters)
 
     @property
     def label(self) -> str:
@@ -170,12 +173,13 @@ def _adaptive(
 ) -> None:
     if not ks:
         return
-    for threshold in _THRESHOLDS:
+    for threshold, posterior in itertools.product(_THRESHOLDS, _POSTERIORS):
         rules = [(k, threshold, _BATCH) for k in ks]
-        whole = replay_adaptive(recorded.draws, orders[id(recorded)], rules)
+        whole = replay_adaptive(recorded.draws, orders[id(recorded)], rules, posterior=posterior)
 
-        def estimate(r: Recorded, inside: list[int], threshold: float = threshold) -> Floats:
-            found = replay_adaptive(r.draws, orders[id(r)], [(k, threshold, _BATCH) for k in inside])
+        def estimate(r: Recorded, inside: list[int], t: float = threshold, posterior: str = posterior) -> Floats:
+            rules = [(k, t, _BATCH) for k in inside]
+            found = replay_adaptive(r.draws, orders[id(r)], rules, posterior=posterior)
             return np.concatenate([e.accuracy for e, _ in found], axis=1)
 
         accuracy = on_rows(ks, estimate)
@@ -185,6 +189,8 @@ def _adaptive(
             zero = np.zeros_like(recorded.prefill)
             parts = (recorded.prefill, spent.mean(axis=0), zero, recorded.prefill + np.quantile(spent, 0.95, axis=0))
             chosen = {"max_n": k, "threshold": threshold, "batch": _BATCH, **settings}
+            if posterior != "beta":  # the default, which earlier tables do not name
+                chosen["posterior"] = posterior
             columns.add(
                 Configuration(strategy="adaptive_majority", hyperparameters=chosen, policy_model=recorded.policy_model),
                 accuracy[:, column], parts,

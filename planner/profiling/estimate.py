@@ -11,7 +11,7 @@ from typing import Any
 from planner.core import Problem
 from planner.profiling.work import Chunk, Makers, RunUnit, SampleUnit, Unit
 from planner.runtime.driver import Job, run_flows
-from planner.strategies import BestOfN, Greedy, Majority, Strategy
+from planner.strategies import BestOfN, Greedy, Majority, Strategy, paths_in_flight, to_dict
 
 __all__ = ["Estimate", "Rate", "calibrate", "estimate", "kind_of"]
 
@@ -56,7 +56,7 @@ def kind_of(unit: Unit, makers: Makers) -> str:
 
 def paths_of(unit: Unit) -> int:
     """Samples or paths in flight on one problem."""
-    return unit.count if isinstance(unit, SampleUnit) else int(getattr(unit.spec, "n", 1))
+    return unit.count if isinstance(unit, SampleUnit) else _paths(unit.spec)
 
 
 def calibrate(chunks: Sequence[Chunk], makers: Makers, known: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -82,7 +82,7 @@ def _measure(unit: Unit, problems: Sequence[Problem], makers: Makers) -> Rate:
         default_policy_model=unit.policy_model, max_batch=makers.max_batch,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    paths = len(problems) * int(getattr(spec, "n", 1))
+    paths = len(problems) * _paths(spec)
     flops = sum(run.cost.total_flops for run in runs) / paths
     return Rate(
         requests=sum(run.usage.requests for run in runs) / paths,
@@ -90,6 +90,10 @@ def _measure(unit: Unit, problems: Sequence[Problem], makers: Makers) -> Rate:
         flops=None if math.isnan(flops) else flops,
         seconds=seconds / paths,
     )
+
+
+def _paths(spec: Strategy) -> int:
+    return paths_in_flight(to_dict(spec)["hyperparameters"])
 
 
 def _like(unit: Unit) -> Strategy:

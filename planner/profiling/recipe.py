@@ -172,6 +172,12 @@ def _grid(
             raise InputError(str(error), where=where) from error
         if spec.needs_verifier and not verified:
             raise InputError("needs a verifier", where=where, field="strategy", value=spec.name, hint="Add [verifier]")
+        second = getattr(spec, "second_policy_model", None)
+        if second is not None and second not in names:
+            raise InputError(
+                "no such policy model", where=where, field="second_policy_model", value=second,
+                expected=", ".join(names),
+            )  # fmt: skip
         if not spec.replayable:
             found.append((spec, models))
             continue

@@ -7,13 +7,13 @@ for every configuration (common random numbers), and come with the standard erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.strategies.stopping import leading_probability
+from planner.strategies.stopping import leading_probability, plurality_probability
 
 __all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k", "replay_adaptive", "replay_votes"]
 
@@ -134,12 +134,12 @@ def replay_votes(draws: Draws, orders: Orders, ks: Sequence[int], aggregation: s
 
 
 def replay_adaptive(
-    draws: Draws, orders: Orders, rules: Sequence[tuple[int, float, int]]
+    draws: Draws, orders: Orders, rules: Sequence[tuple[int, float, int]], *, posterior: str = "beta"
 ) -> list[tuple[Estimate, Ints]]:
     """Adaptive majority for each rule (max_n, threshold, batch): accuracy [P, 1] and the samples drawn, [R, P].
 
-    The stopping test is `strategies.stopping.leading_probability`, looked up for every pair of counts. Problems with
-    fewer than max_n samples get NaN.
+    The stopping test is `strategies.stopping.leading_probability`, looked up for every pair of counts; with `posterior`
+    "dirichlet" `plurality_probability` has to agree. Problems with fewer than max_n samples get NaN.
     """
     rows, n = draws.present.shape
     depth = min(n, max((rule[0] for rule in rules), default=0))
@@ -151,14 +151,23 @@ def replay_adaptive(
     size = (len(rules), orders.index.shape[0], rows)
     stopped, drawn = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int64)
     value = np.zeros(size)
+    same = {threshold: [i for i, rule in enumerate(rules) if rule[1] == threshold] for _, threshold, _ in rules}
     for position in range(depth):
         tally.add(position)
         now, sure = tally.value(), leading[tally.best.astype(np.int64).clip(0), tally.second]
+        safe: dict[float, Bools] = {}
         for r, (max_n, threshold, batch) in enumerate(rules):
             count = position + 1
             if count > max_n or (count % batch and count != max_n):
                 continue
-            ends = ~stopped[r] & ((sure > threshold) | (count == max_n))
+            if threshold not in safe:
+                safe[threshold] = sure > threshold
+                if posterior == "dirichlet":
+                    # Looked up only where a rule of this threshold still draws.
+                    asked = safe[threshold] & ~np.all([stopped[i] for i in same[threshold]], axis=0)
+                    asked[asked] = [plurality_probability(c) > threshold for c in tally.counts(asked)]
+                    safe[threshold] = asked
+            ends = ~stopped[r] & (safe[threshold] | (count == max_n))
             value[r][ends], drawn[r][ends] = now[ends], count
             stopped[r] |= ends
     results = []
@@ -211,6 +220,12 @@ class _Tally:
         self._tied = np.where(leads, 1.0, self._tied + tie)
         self._right = np.where(leads, correct, self._right + tie * correct)
         self.best = np.where(leads, total, self.best)
+
+    def counts(self, where: Bools) -> Iterator[tuple[int, ...]]:
+        """Votes for each answer seen, the most first, in the chosen elections [R, P] (unweighted votes)."""
+        ranked = np.sort(self._total.reshape(*where.shape, -1)[where].astype(np.int64), axis=1)[:, ::-1]
+        for row, seen in zip(ranked.tolist(), (ranked > 0).sum(axis=1).tolist(), strict=True):
+            yield tuple(row[:seen])
 
     def value(self) -> Floats:
         """Correctness of the leading answer, [R, P]; tied answers share."""

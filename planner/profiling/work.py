@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from planner.core import (
+    REVISION_TEMPLATE,
     Completion,
     GenerationRequest,
     Outcome,
@@ -24,7 +25,7 @@ from planner.core import (
 from planner.models.protocols import Engine, Verifier
 from planner.profiling.recipe import Recipe
 from planner.runtime.driver import Job, run_flows
-from planner.strategies import Strategy, to_dict
+from planner.strategies import Strategy, paths_in_flight, to_dict
 from planner.strategies.scoring import candidate
 from planner.tasks.answers import canonical
 from planner.tasks.task import Task
@@ -62,7 +63,7 @@ class RunUnit:
 
     @property
     def label(self) -> str:
-        return f"{self.policy_model}-{self.spec.name}-n{getattr(self.spec, 'n', 1)}"
+        return f"{self.policy_model}-{self.spec.name}-n{paths_in_flight(to_dict(self.spec)['hyperparameters'])}"
 
 
 Unit: TypeAlias = SampleUnit | RunUnit
@@ -160,9 +161,15 @@ def _request(unit: SampleUnit, problem: Problem, index: int) -> GenerationReques
 
 def _run_key(unit: RunUnit, problem: Problem, makers: Makers) -> str:
     verifier = makers.verifier.info.fingerprint if makers.verifier and unit.spec.needs_verifier else None
+    # What most runs do not depend on enters only where it is not the default.
+    more: list[Any] = []
+    if problem.revision_template != REVISION_TEMPLATE:
+        more.append(problem.revision_template)
+    if second := getattr(unit.spec, "second_policy_model", None):
+        more.append(makers.engines[second].info.fingerprint)
     return stable_hash(
         "run", makers.engines[unit.policy_model].info.fingerprint, verifier, to_dict(unit.spec), problem.problem_id,
-        problem.prompt, problem.max_tokens, problem.step_separator, 0,
+        problem.prompt, problem.max_tokens, problem.step_separator, 0, *more,
     )  # fmt: skip
 
 

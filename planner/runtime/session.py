@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from planner.core import Answer, Completion, GenerationRequest, Outcome, Problem, ScoreRequest, StepScores
 from planner.effects import Effect, Flow, Generate
 from planner.errors import CapabilityError, OutOfBudget
+from planner.models.cost import ModelShape
 from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
 from planner.runtime.ledger import Ledger
 from planner.runtime.meter import GenerationQuote, Meter, ScoreQuote
@@ -73,22 +74,23 @@ class Session:
         default_policy_model: str,
     ) -> Session:
         """Raises CapabilityError where engine, verifier or their prices are not there for what the strategy needs."""
-        model = spec.policy_model or default_policy_model
-        if model not in engines:
-            raise CapabilityError(
-                "no such engine", where=spec.name, field="policy_model", value=model, expected=", ".join(engines)
-            )
+        models = {"policy_model": spec.policy_model or default_policy_model}
+        if second := getattr(spec, "second_policy_model", None):
+            models["second_policy_model"] = second
+        for field_name, model in models.items():
+            if model not in engines:
+                raise CapabilityError(
+                    "no such engine", where=spec.name, field=field_name, value=model, expected=", ".join(engines)
+                )
         if spec.needs_verifier and verifier is None:
             raise CapabilityError("needs a verifier", where=spec.name, hint="Give one, or choose a vote instead")
-        infos: list[EngineInfo | VerifierInfo] = [engines[model].info]
+        infos: list[EngineInfo | VerifierInfo] = [engines[model].info for model in models.values()]
         if verifier is not None and spec.needs_verifier:
             infos.append(verifier.info)
-        for info in infos if budget_flops is not None else ():
-            if info.shape is None:
-                raise CapabilityError(
-                    "a budget in FLOPs cannot be held without the model's config", where=spec.name, value=info.name
-                )
-        return cls(number, spec.solve(problem), Meter(engines, verifier), Ledger(budget_flops), default_policy_model)
+        session = cls(number, spec.solve(problem), Meter(engines, verifier), Ledger(budget_flops), default_policy_model)
+        for info in infos:
+            session._require_price(info.shape, info.name)
+        return session
 
     def tickets(self) -> list[GenerationTicket] | list[ScoreTicket]:
         """What must be answered before the flow can go on; empty when it has ended or still waits for results."""
@@ -121,6 +123,12 @@ class Session:
 
     def close(self) -> None:
         self.flow.close()
+
+    def _require_price(self, shape: ModelShape | None, name: str) -> None:
+        if self.ledger.limited and shape is None:
+            raise CapabilityError(
+                "a budget in FLOPs cannot be held without the model's config", field="model", value=name
+            )
 
     def _advance(self) -> None:
         """Answer the effect that is complete (or cannot be paid) and take up the flow's next one."""
@@ -155,6 +163,7 @@ class Session:
             position = self._waiting[0]
             request = effect.requests[position]
             quote = self.meter.quote_generation(model, request)
+            self._require_price(quote.shape, model)
             asked = allowed = request.sampling.max_tokens
             reserved = self.ledger.reserve(quote.total_flops(asked)) if self.ledger.limited else 0
             if reserved is None and wave:
@@ -176,6 +185,7 @@ class Session:
         """All or nothing: prices are exact, so there is nothing to be given back that could pay for the rest."""
         self._waiting.clear()
         quotes = self.meter.quote_scores(requests)
+        self._require_price(self.meter.equipped.info.shape, "verifier")
         # Each charge is rounded up to whole FLOPs, and so is what is reserved for it.
         amounts = [math.ceil(quote.flops) if self.ledger.limited else 0 for quote in quotes]
         if self.ledger.reserve(sum(amounts)) is None:

@@ -6,22 +6,35 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from planner.strategies.base import Strategy, build, to_dict
+from planner.strategies.base import Strategy, build, paths_in_flight, to_dict
+from planner.strategies.cascade import Cascade
+from planner.strategies.confidence import ConfidenceVote
+from planner.strategies.improvement import AdaptiveBestOfN
+from planner.strategies.revision import Revision
 from planner.strategies.sampling import BestOfN, Greedy, Majority
-from planner.strategies.search import DVTS, BeamSearch
+from planner.strategies.search import DVTS, BeamSearch, Lookahead
 from planner.strategies.stopping import AdaptiveMajority
+from planner.strategies.weighted_search import ParticleFiltering, Rebase
 
 __all__ = [
     "DVTS",
     "REGISTRY",
+    "AdaptiveBestOfN",
     "AdaptiveMajority",
     "BeamSearch",
     "BestOfN",
+    "Cascade",
+    "ConfidenceVote",
     "Greedy",
+    "Lookahead",
     "Majority",
+    "ParticleFiltering",
+    "Rebase",
+    "Revision",
     "Strategy",
     "describe",
     "from_dict",
+    "paths_in_flight",
     "to_dict",
 ]
 
@@ -31,8 +44,16 @@ REGISTRY: dict[str, type[Strategy]] = {
     "best_of_n": BestOfN,
     "beam_search": BeamSearch,
     "dvts": DVTS,
+    "lookahead": Lookahead,
+    "revision": Revision,
+    "rebase": Rebase,
+    "particle_filtering": ParticleFiltering,
     "adaptive_majority": AdaptiveMajority,
+    "adaptive_best_of_n": AdaptiveBestOfN,
+    "confidence_vote": ConfidenceVote,
+    "cascade": Cascade,
 }
+"""All strategies by name. One of your own is registered with `REGISTRY[Mine.name] = Mine`."""
 
 
 def from_dict(data: Mapping[str, Any]) -> Strategy:
@@ -41,7 +62,8 @@ def from_dict(data: Mapping[str, Any]) -> Strategy:
 
 
 def describe() -> list[dict[str, Any]]:
-    """For each strategy its name, hyperparameters with defaults ("required" where there is none), needs and summary."""
+    """For each strategy its name, summary, hyperparameters with defaults ("required" where there is none), what it
+    `needs` always and what it `may_need` by its hyperparameters."""
     return [
         {
             "name": name,
@@ -50,7 +72,14 @@ def describe() -> list[dict[str, Any]]:
                 f.name: "required" if f.default is MISSING else f.default
                 for f in fields(strategy)  # type: ignore[arg-type]
             },
-            "needs": ["verifier"] if strategy.needs_verifier else [],
+            "needs": ["verifier"] if _needs(strategy) is True else [],
+            "may_need": ["verifier"] if _needs(strategy) is None else [],
         }
         for name, strategy in REGISTRY.items()
     ]
+
+
+def _needs(strategy: type[Strategy]) -> bool | None:
+    """Whether the strategy asks a verifier; None where that depends on its hyperparameters (a property)."""
+    value: object = vars(strategy).get("needs_verifier", getattr(strategy, "needs_verifier", False))
+    return value if isinstance(value, bool) else None

@@ -12,7 +12,7 @@ from planner.errors import OutOfBudget
 from planner.strategies.base import validate
 from planner.strategies.scoring import Aggregation, Selection, candidate, conclude
 
-__all__ = ["BestOfN", "Greedy", "Majority", "draw"]
+__all__ = ["BestOfN", "Greedy", "Majority", "draw", "keep_paid", "score_finished"]
 
 
 def draw(
@@ -30,9 +30,30 @@ def draw(
         )
     except OutOfBudget:
         return [], True
+    return keep_paid(reply)
+
+
+def keep_paid(reply: Sequence[Completion]) -> tuple[list[Candidate], bool]:
+    """The candidates of a reply, and whether the budget cut some short; a request refused outright left none."""
     short = any(completion.finish == "budget" for completion in reply)
-    # A request refused outright left no text and is no candidate.
     return [candidate(c) for c in reply if c.finish != "budget" or c.generated_tokens], short
+
+
+def score_finished(problem: Problem, found: Sequence[Candidate]) -> Flow[tuple[list[Candidate], bool]]:
+    """The same candidates with scores for the finished ones; the flag tells that the budget did not pay for them.
+
+    An unfinished candidate is never selected over a finished one: its scores would be paid for nothing.
+    """
+    rows = list(found)
+    steps = {i: split_steps(c.text, problem.step_separator) for i, c in enumerate(rows) if c.finished and not c.scores}
+    steps = {i: s for i, s in steps.items() if s}
+    try:
+        scored = (yield from score(problem, list(steps.values()))) if steps else ()
+    except OutOfBudget:
+        return rows, True
+    for i, reply in zip(steps, scored, strict=True):
+        rows[i] = replace(rows[i], scores=reply.scores)
+    return rows, False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +119,5 @@ class BestOfN:
         found, short = yield from draw(
             problem, self.n, temperature=self.temperature, top_p=self.top_p, policy_model=self.policy_model
         )
-        # An unfinished candidate is never selected over a finished one: its scores would be paid for nothing.
-        steps = {i: split_steps(c.text, problem.step_separator) for i, c in enumerate(found) if c.finished}
-        steps = {i: s for i, s in steps.items() if s}
-        try:
-            scored = (yield from score(problem, list(steps.values()))) if steps else ()
-        except OutOfBudget:
-            scored, short = (), True
-        for i, reply in zip(steps, scored, strict=False):
-            found[i] = replace(found[i], scores=reply.scores)
-        return conclude(found, self.aggregation, self.selection, out_of_budget=short)
+        found, unscored = yield from score_finished(problem, found)
+        return conclude(found, self.aggregation, self.selection, out_of_budget=short or unscored)

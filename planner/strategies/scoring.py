@@ -16,6 +16,7 @@ __all__ = [
     "Aggregation",
     "Selection",
     "aggregate",
+    "answer_with",
     "candidate",
     "conclude",
     "make_candidate",
@@ -88,7 +89,11 @@ def conclude(
     candidates: Sequence[Candidate], aggregation: Aggregation, selection: Selection, *, out_of_budget: bool = False
 ) -> Answer:
     """The answer a strategy returns: the selected candidate, and how it ended."""
-    chosen = select(candidates, aggregation, selection)
+    return answer_with(select(candidates, aggregation, selection), candidates, out_of_budget=out_of_budget)
+
+
+def answer_with(chosen: Candidate | None, candidates: Sequence[Candidate], *, out_of_budget: bool = False) -> Answer:
+    """The answer that `chosen` gives among all `candidates`."""
     finished = chosen is not None and chosen.finished
     outcome = Outcome.OUT_OF_BUDGET if out_of_budget else Outcome.FINISHED if finished else Outcome.TRUNCATED
     return Answer(

@@ -1,11 +1,14 @@
-"""Adaptive stopping: draw until the leading answer is unlikely to be overtaken."""
+"""Adaptive stopping of a vote: draw until the leading answer is unlikely to be overtaken."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
 
 from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
@@ -13,7 +16,7 @@ from planner.strategies.base import validate
 from planner.strategies.sampling import draw
 from planner.strategies.scoring import conclude
 
-__all__ = ["AdaptiveMajority", "leading_probability"]
+__all__ = ["AdaptiveMajority", "leading_probability", "plurality_probability"]
 
 
 def leading_probability(first: int, second: int) -> float:
@@ -26,9 +29,42 @@ def leading_probability(first: int, second: int) -> float:
     return sum(math.comb(trials, k) for k in range(first + 1)) / (1 << trials)
 
 
+@lru_cache(maxsize=65536)
+def plurality_probability(counts: tuple[int, ...]) -> float:
+    """P(p1 > every other p) for the counts of all answers seen, the leading one first; a single one is held against one
+    answer not seen.
+
+    Aggarwal et al., the Dirichlet criterion: p has posterior Dirichlet(counts + 1). As shares of independent
+    Gamma(count + 1) variables, P is the integral of the first one's density times the others' distribution functions,
+    taken here by Gauss-Legendre quadrature (error under 1e-9 up to a thousand votes). Two answers give
+    `leading_probability`.
+    """
+    first, others = counts[0], counts[1:] or (0,)
+    spread = 12 * math.sqrt(first + 1) + 40
+    low, high = max(0.0, first - spread), first + spread
+    nodes, weights = _quadrature()
+    x = low + (high - low) * (nodes + 1) / 2
+    # log of x^k / k! for k = 0 .. the largest other count; cumulated sums give the distribution functions.
+    ks = np.arange(max(others) + 1)
+    log_factorial = np.array([math.lgamma(k + 1) for k in ks])
+    below = np.cumsum(np.exp(ks[:, None] * np.log(x) - x - log_factorial[:, None]), axis=0)
+    density = np.exp(first * np.log(x) - x - math.lgamma(first + 1))
+    values = density * np.prod([1.0 - below[count] for count in others], axis=0)
+    return float((high - low) / 2 * (weights @ values))
+
+
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    return nodes, weights
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveMajority:
-    """Majority voting, `batch` samples at a time until the leader's probability passes `threshold`."""
+    """Majority voting, `batch` samples at a time until the leader's probability passes `threshold`.
+
+    `posterior`: beta holds the leader against the runner-up, dirichlet against all answers seen.
+    """
 
     name: ClassVar[str] = "adaptive_majority"
     needs_verifier: ClassVar[bool] = False
@@ -37,6 +73,7 @@ class AdaptiveMajority:
     max_n: int
     threshold: float = 0.95
     batch: int = 2
+    posterior: Literal["beta", "dirichlet"] = "beta"
     temperature: float = 0.8
     top_p: float = 1.0
     policy_model: str | None = None
@@ -46,10 +83,11 @@ class AdaptiveMajority:
 
     def stops(self, counts: Counter[str]) -> bool:
         """Whether these votes (canonical answer to count) are enough; without votes they never are."""
-        ranked = [count for _, count in counts.most_common(2)]
-        if not ranked:
+        ranked = tuple(sorted(counts.values(), reverse=True))
+        # The leader is never surer of all others than of the runner-up: the cheap test comes first.
+        if not ranked or leading_probability(ranked[0], ranked[1] if len(ranked) > 1 else 0) <= self.threshold:
             return False
-        return leading_probability(ranked[0], ranked[1] if len(ranked) > 1 else 0) > self.threshold
+        return self.posterior == "beta" or plurality_probability(ranked) > self.threshold
 
     def solve(self, problem: Problem) -> Flow[Answer]:
         found: list[Candidate] = []

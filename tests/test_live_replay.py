@@ -1,0 +1,92 @@
+"""What replay says of recorded samples is what a live run does on the same draws."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scripted import ScriptedEngine, ScriptedVerifier, drawn, judged
+
+from planner.core import GenerationRequest, Problem, Sampling, ScoreRequest, split_steps
+from planner.profiling.replay import Draws, Orders, best_of_k, replay_adaptive, replay_votes
+from planner.runtime.driver import Job, run_flows
+from planner.strategies import REGISTRY, AdaptiveMajority, BestOfN, Majority
+from planner.strategies.scoring import AGGREGATIONS, aggregate, candidate
+
+N = 12
+PROBLEMS = [Problem(problem_id=str(i), prompt=f"What {i}?", step_separator="\n", max_tokens=60) for i in range(60)]
+
+
+def record():
+    """N samples of each problem as a bank keeps them; "1" is right. The one order is that of the indices."""
+    engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
+    shape = (len(PROBLEMS), N)
+    codes, finished = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
+    scores = {a: np.full(shape, np.nan) for a in AGGREGATIONS}
+    for p, problem in enumerate(PROBLEMS):
+        sampling = Sampling(max_tokens=problem.max_tokens)
+        requests = [GenerationRequest(prompt=problem.prompt, sampling=sampling, index=i) for i in range(N)]
+        for i, made in enumerate(engine.generate(requests)):
+            found, steps = candidate(made), split_steps(made.text, "\n")
+            codes[p, i] = -1 if found.key is None else int(found.key)
+            finished[p, i] = found.finished
+            if found.finished and steps:
+                (scored,) = verifier.score([ScoreRequest(prompt=problem.prompt, steps=steps)])
+                for a in AGGREGATIONS:
+                    scores[a][p, i] = aggregate(scored.scores, a)
+    draws = Draws(
+        present=np.ones(shape, dtype=bool),
+        correct=(codes == 1).astype(float),
+        codes=codes,
+        finished=finished,
+        scores=scores,
+    )
+    return draws, Orders(index=np.broadcast_to(np.arange(N), (1, *shape)))
+
+
+DRAWS, ORDERS = record()
+
+
+def live(spec):
+    jobs = [Job(problem, spec) for problem in PROBLEMS]
+    runs = run_flows(jobs, {"m": ScriptedEngine(drawn)}, ScriptedVerifier(judged), default_policy_model="m")
+    return np.array([float(run.answer.answer == "1") for run in runs]), [run.usage.requests for run in runs]
+
+
+def agree(replayed, right):
+    """Equal wherever nothing ties; a tie's share lies between, and few problems tie."""
+    sure = np.isclose(replayed, 0) | np.isclose(replayed, 1)
+    assert sure.mean() > 0.4
+    assert np.array_equal(replayed[sure].round(), right[sure])
+    assert 0 < right.mean() < 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, N])
+def test_majority(n):
+    agree(replay_votes(DRAWS, ORDERS, [n]).accuracy[:, 0] if n > 1 else DRAWS.correct[:, 0], live(Majority(n=n))[0])
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_best_of_n(aggregation):
+    plain = live(BestOfN(n=N, aggregation=aggregation, selection="max"))[0]
+    agree(best_of_k(DRAWS, aggregation, [N])[:, 0], plain)
+    for n in (2, 5, N):
+        weighted = live(BestOfN(n=n, aggregation=aggregation, selection="vote"))[0]
+        replayed = replay_votes(DRAWS, ORDERS, [n], aggregation).accuracy[:, 0]
+        # Where nobody votes a live run still answers, by score; that answer has no key and is not right.
+        agree(replayed, weighted)
+
+
+@pytest.mark.parametrize("posterior", ["beta", "dirichlet"])
+@pytest.mark.parametrize(("max_n", "threshold", "batch"), list(itertools.product([3, 8, N], [0.7, 0.9], [1, 2, 5])))
+def test_adaptive_majority(max_n, threshold, batch, posterior):
+    spec = AdaptiveMajority(max_n=max_n, threshold=threshold, batch=batch, posterior=posterior)
+    ((estimate, spent),) = replay_adaptive(DRAWS, ORDERS, [(max_n, threshold, batch)], posterior=posterior)
+    right, requests = live(spec)
+    assert spent[0].tolist() == requests
+    agree(estimate.accuracy[:, 0], right)
+
+
+def test_every_replayable_strategy_is_compared_here():
+    assert [name for name, kind in REGISTRY.items() if kind.replayable] == [
+        "greedy", "majority", "best_of_n", "adaptive_majority",
+    ]  # fmt: skip
