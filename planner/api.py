@@ -141,7 +141,7 @@ class Planner:
         if engine is None:
             from planner.models.shipped import lab_engine, lab_verifier
 
-            names = {plan["policy_model"] for plan in plans}
+            names = dict.fromkeys(plan["policy_model"] for plan in plans)
             named = next((plan["verifier"] for plan in plans if plan["verifier"]), None)
             if verifier is None and named is not None:
                 verifier = lab_verifier(named)

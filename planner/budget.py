@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 from planner.errors import BudgetError
@@ -55,13 +56,7 @@ class Budget:
             return value
         if not isinstance(value, str):
             return cls(value)
-        match = _NUMBER.fullmatch(value)
-        if match is None:
-            raise BudgetError("cannot be read", field="budget", value=value, expected=_EXPECTED)
-        factor, unit = _factor_and_unit(match[2])
-        if unit is None:
-            raise BudgetError(f"unknown unit {match[2]!r}", field="budget", value=value, expected=_EXPECTED)
-        return cls(float(match[1]) * factor, unit)
+        return _read(value)
 
     def __str__(self) -> str:
         return f"{self.amount!r}{'' if self.unit == 'x' else ' '}{self.unit}"
@@ -116,6 +111,17 @@ class Budget:
                 hint="Give the budget in FLOPs, or provide it",
             )
         return rate
+
+
+@lru_cache(maxsize=256)
+def _read(value: str) -> Budget:
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        raise BudgetError("cannot be read", field="budget", value=value, expected=_EXPECTED)
+    factor, unit = _factor_and_unit(match[2])
+    if unit is None:
+        raise BudgetError(f"unknown unit {match[2]!r}", field="budget", value=value, expected=_EXPECTED)
+    return Budget(float(match[1]) * factor, unit)
 
 
 def _factor_and_unit(text: str) -> tuple[float, Unit | None]:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import PolicyError
-from planner.policy.features import COUNTS, MAX_CHARACTERS, FeatureSpec, extract, looks_open_ended
+from planner.policy.features import COUNTS, MAX_CHARACTERS, FeatureSpec, extract
+from planner.policy.open_ended import looks_open_ended
 
 
 def counts(prompt: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import typer
 from planner.cli.output import console, human_count, human_seconds, print_json, progress_bar, status
 from planner.errors import InputError, PlannerError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "load_planner", "main", "plan_lines", "warn"]
 
 app = typer.Typer(
     name="planner",
@@ -128,32 +128,12 @@ def choose(
     as_json: AsJson = False,
 ) -> None:
     """Choose strategy and hyperparameters for one prompt under a budget; generates nothing."""
-    plan = _planner(policy).choose(prompt, budget)
+    plan = load_planner(policy).choose(prompt, budget)
     if as_json:
         print_json(plan.to_dict())
         return
-    console.print(plan.explain() if explain else _plan_lines(plan))
-    _warn(plan)
-
-
-@app.command(epilog='Example: `planner solve "What is 12 + 30 - 7?" --budget 8x`')
-def solve(
-    prompt: Annotated[str, typer.Argument(help="The prompt.")],
-    budget: BudgetOption = "8x",
-    policy: PolicyOption = None,
-    as_json: AsJson = False,
-) -> None:
-    """Choose a plan and run it on its engine; never spends more than the budget."""
-    solution = _planner(policy).solve(prompt, budget)
-    if as_json:
-        print_json(solution.to_dict())
-        return
-    console.print(_plan_lines(solution.plan))
-    console.print(solution.text, markup=False)
-    console.print(
-        f"[bold]{solution.answer}[/] ({solution.outcome}; {human_count(solution.cost.total_flops, 'FLOPs')} spent)"
-    )
-    _warn(solution.plan)
+    console.print(plan.explain() if explain else plan_lines(plan))
+    warn(plan)
 
 
 @app.command(epilog="Example: `planner report models/lab/policy -o report.html`")
@@ -226,13 +206,13 @@ def demo(
     run_demo(output, quiet=quiet)
 
 
-def _planner(policy: Path | None) -> Any:
+def load_planner(policy: Path | None) -> Any:
     from planner.api import default_planner, load
 
     return load(policy) if policy is not None else default_planner()
 
 
-def _plan_lines(plan: Any) -> str:
+def plan_lines(plan: Any) -> str:
     fields = ", ".join(f"{k}={v}" for k, v in plan.hyperparameters.items() if v is not None)
     low, high = plan.accuracy_interval
     return (
@@ -242,16 +222,19 @@ def _plan_lines(plan: Any) -> str:
     )
 
 
-def _warn(plan: Any) -> None:
+def warn(plan: Any) -> None:
     for warning in plan.warnings:
         status.print(f"[yellow]warning[/] {warning}")
 
 
 def main() -> None:
     """Entry point: errors raised on purpose print one message and leave with their exit code."""
-    from planner.cli import lab  # registers `planner lab`
+    from planner.cli import lab, serve, solve, verifiers
 
     app.add_typer(lab.app, name="lab")
+    solve.register(app)
+    serve.register(app)
+    verifiers.register(app)
     try:
         app()
     except PlannerError as error:

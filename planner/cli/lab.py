@@ -146,7 +146,7 @@ def _show(result: Mapping[str, Any]) -> None:
             title_justify="left",
             **style,
         )
-        table.add_column("policy model", no_wrap=True)
+        table.add_column("policy", no_wrap=True)
         for column in ("AUC within", "pooled", "n", "majority", "best", "weighted"):
             table.add_column(column, justify="right", no_wrap=True)
         for policy, curves in figures["curves"].items():

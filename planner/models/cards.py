@@ -2,60 +2,133 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from planner.errors import InputError
 
-__all__ = ["VerifierCard", "load_card"]
+__all__ = ["VerifierCard", "fill_in", "load_card", "published_cards"]
+
+_FOLDER = Path(__file__).with_name("verifier_cards")
+_PLACES = re.compile(r"\{(bos|question|step)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierCard:
-    """A process reward model that judges a step by two tokens' logits at the step's tag (METHODS section 3).
+    """A process reward model that judges a step at the step's tag (METHODS section 3).
 
-    Input: `prompt` with `{question}` filled in, then each step as `step` with `{step}` filled in (it must end in
-    `tag`), joined by `joiner`. P(+) of a step is the softmax over the logits of the tokens `positive` and `negative`
-    at its tag.
+    Input: `prompt`, then each step as `step` (the first as `first_step`, where that is given), joined by `joiner`.
+    `{question}` and `{step}` are filled in, `{bos}` is the tokenizer's own. `step` ends in `tag`, and the score is read
+    at the tag's last token: what a model is shown after its judgement, as RLHFlow's "+", belongs into `joiner`.
+
+    Read-out, one of two:
+        tokens: P(+) is the softmax over the logits of the tokens `positive` and `negative`.
+        head: linear layers by their names in the checkpoint, with ReLU between them; the sigmoid of a single output,
+            or the softmax's second class of two.
+
+    Tokens: the prompt and every step are encoded apart, so that a prefix's tokens never change. `special_tokens`: the
+    tokenizer adds its own to the prompt. `tag_apart`: `step` has no tag, its token is appended. `behind`: later steps
+    are encoded behind this text, whose tokens are then taken away (SentencePiece puts a blank before a text's first
+    word). `last_token`: of a tag or sign that is several tokens, the last one counts; else it is an error.
+    Steps: `strip` takes off surrounding blanks; `newline` stands for line breaks inside a step.
+
+    `models` are published models that the card fits, `source` says where the format is from.
     """
 
     prompt: str
     step: str
     tag: str
-    positive: str
-    negative: str
+    positive: str | None = None
+    negative: str | None = None
+    head: tuple[str, ...] = ()
     joiner: str = ""
+    first_step: str | None = None
+    behind: str = ""
+    special_tokens: bool = False
+    last_token: bool = False
+    tag_apart: bool = False
+    strip: bool = False
+    newline: str | None = None
     name: str | None = None
+    models: tuple[str, ...] = ()
+    source: str | None = None
 
     def __post_init__(self) -> None:
-        for name, needs in (("prompt", "{question}"), ("step", "{step}")):
-            if needs not in getattr(self, name):
-                raise InputError(f"has no {needs}", where="verifier card", field=name, value=getattr(self, name))
-        if not self.tag or not self.step.endswith(self.tag):
-            raise InputError(
-                "does not end in the tag", where="verifier card", field="step", value=self.step, expected=self.tag
-            )
+        first = self.first
+        if "{question}" not in self.prompt + first:
+            raise _wrong("prompt", self.prompt, "has no {question}", "{question} here or in first_step")
+        for field, text in (("step", self.step), ("first_step", first)):
+            if "{step}" not in text:
+                raise _wrong(field, text, "has no {step}", "{step}")
+            if not self.tag or text.endswith(self.tag) == self.tag_apart:
+                does = "ends in the tag, which is to stand apart" if self.tag_apart else "does not end in the tag"
+                raise _wrong(field, text, does, repr(self.tag))
+        signs = self.positive is not None and self.negative is not None
+        if signs == bool(self.head) or (self.head and (self.positive or self.negative)):
+            raise _wrong("head", list(self.head), "no single read-out", "either positive and negative, or head")
+
+    @property
+    def first(self) -> str:
+        return self.step if self.first_step is None else self.first_step
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, JSON-able; `load_card` reads it back from TOML."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def fill_in(template: str, values: Mapping[str, str]) -> str:
+    """Fill in a card's places; what is filled in is not looked through again."""
+    return _PLACES.sub(lambda place: values.get(place[1], place[0]), template)
+
+
+def published_cards() -> dict[str, VerifierCard]:
+    """The shipped cards of published process reward models, by name."""
+    return {file.stem: load_card(file) for file in sorted(_FOLDER.glob("*.toml"))}
 
 
 def load_card(file: str | Path) -> VerifierCard:
-    """Read a card (TOML). Raises InputError naming the file and what is wrong with it."""
+    """Read a card (TOML), or a shipped one by its name. Raises InputError naming the file and what is wrong with it."""
     path = Path(file)
+    if (_FOLDER / f"{file}.toml").is_file() and path.name == str(file):
+        path = _FOLDER / f"{file}.toml"
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            "no such card", where=str(path), hint="A verifier's folder holds a verifier.toml that tells its format"
-        ) from None
+            "no such card", where=str(path), expected=", ".join(p.stem for p in sorted(_FOLDER.glob("*.toml"))),
+            hint="A verifier's folder holds a verifier.toml that tells its format, or a published format is named",
+        ) from None  # fmt: skip
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not TOML: {error}", where=str(path)) from None
-    known = {f.name for f in fields(VerifierCard)}
-    wrong = [k for k, v in document.items() if k not in known or not isinstance(v, str)]
-    missing = [k for k in ("prompt", "step", "tag", "positive", "negative") if k not in document]
+    known = {f.name: f for f in fields(VerifierCard)}
+    wrong = [name for name, value in document.items() if name not in known or not _fits(known[name].default, value)]
+    required = [f.name for f in known.values() if f.default is MISSING]
+    if "head" not in document:
+        required += ["positive", "negative"]
+    missing = [name for name in required if name not in document]
     if wrong or missing:
         raise InputError(
-            f"unknown or no text: {', '.join(wrong) or 'none'}; missing: {', '.join(missing) or 'none'}",
+            f"unknown or of another type: {', '.join(wrong) or 'none'}; missing: {', '.join(missing) or 'none'}",
             where=str(path),
-            expected=f"texts named {', '.join(sorted(known))}",
+            expected=f"fields named {', '.join(sorted(known))}",
         )
-    return VerifierCard(**document)
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items()}
+    return VerifierCard(**values)
+
+
+def _fits(default: object, value: object) -> bool:
+    """Whether a TOML value is of a field's type, which its default tells (text where there is none)."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, str)
+
+
+def _wrong(field: str, value: object, does: str, expected: str) -> InputError:
+    return InputError(does, where="verifier card", field=field, value=value, expected=expected)

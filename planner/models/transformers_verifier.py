@@ -8,13 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from planner.core import ScoreRequest, StepScores, stable_hash
 from planner.errors import InputError, VerifierError
-from planner.models.cards import VerifierCard, load_card
+from planner.models.cards import VerifierCard, fill_in, load_card
 from planner.models.checkpoint import open_checkpoint
 from planner.models.keyvalues import Decoder, Kept, PrefixStore, padded
 from planner.models.protocols import VerifierInfo
+from planner.models.score_head import ScoreHead
 from planner.tasks.answers import extract_answer
 
 __all__ = ["TransformersVerifier"]
@@ -34,10 +36,11 @@ class _Work:
 
 
 class TransformersVerifier:
-    """P(+) of each step at its tag. A scored prefix's keys and values are kept, so a new step costs its own tokens.
+    """The score of each step at its tag, as the card reads it out. A scored prefix's keys and values are kept, so a new
+    step costs its own tokens.
 
-    Raises InputError at construction where the tokenizer has no single token for tag, positive or negative;
-    VerifierError for an input longer than the model's context (it is never cut).
+    Raises InputError at construction where the tokenizer has no single token for tag, positive or negative, or the
+    checkpoint not the card's head; VerifierError for an input longer than the model's context (it is never cut).
     """
 
     def __init__(
@@ -54,17 +57,21 @@ class TransformersVerifier:
         opened = open_checkpoint(folder, device=device, dtype=dtype)
         self._decoder, self._tokenizer = Decoder(opened.model), opened.tokenizer
         c = self._card
-        self._signs = [self._single(c.negative, "negative"), self._single(c.positive, "positive")]
+        signs = [(c.negative, "negative"), (c.positive, "positive")]
+        self._signs = [self._single(sign, field) for sign, field in signs if sign is not None]
+        self._head = ScoreHead(folder, c.head, self._decoder.device, opened.shape.hidden) if c.head else None
         self._tag = self._single(c.tag, "tag")
+        self._bos = self._begin()
         self._info = VerifierInfo(
             name=name or c.name or opened.folder.name,
-            fingerprint=stable_hash("transformers", opened.digest, [c.prompt, c.step, c.joiner, *self._signs]),
+            fingerprint=stable_hash("transformers", opened.digest, self._format()),
             shape=opened.shape,
             incremental=True,
         )
         self._limit = opened.shape.max_context_tokens
         self._store: PrefixStore[tuple[str, tuple[str, ...]]] = PrefixStore(prefix_cache_bytes)
         self._encode = lru_cache(maxsize=65536)(self._encoded)
+        self._piece = lru_cache(maxsize=65536)(self._encoded_piece)
 
     @property
     def info(self) -> VerifierInfo:
@@ -72,7 +79,7 @@ class TransformersVerifier:
 
     def count_tokens(self, prompt: str, steps: Sequence[str]) -> int:
         total = len(self._prompt(prompt))
-        return total + sum(len(self._step(step, first=not number)) for number, step in enumerate(steps))
+        return total + sum(len(self._step(prompt, step, first=not number)) for number, step in enumerate(steps))
 
     def reset(self) -> None:
         self._store.clear()
@@ -97,27 +104,64 @@ class TransformersVerifier:
 
     # --- input ----------------------------------------------------------------------------------------------------
 
-    def _encoded(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _format(self) -> list[object]:
+        """What the card changes in the model's input and read-out."""
+        c = self._card
+        known = ("prompt", "step", "joiner", "tag", "positive", "negative", "name", "models", "source")
+        further = {name: value for name, value in c.to_dict().items() if name not in known}
+        return [c.prompt, c.step, c.joiner, *self._signs, *([further, self._tag] if further else [])]
+
+    def _encoded(self, text: str, special_tokens: bool = False) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
+
+    def _encoded_piece(self, text: str) -> tuple[int, ...]:
+        """A later step's tokens, as they are behind another step."""
+        before = self._encode(self._card.behind)
+        ids = self._encode(self._card.behind + text)
+        if ids[: len(before)] != before:
+            raise VerifierError(f"{self._info.name}: {self._card.behind!r} merged with the step {text!r}")
+        return ids[len(before) :]
+
+    def _begin(self) -> str:
+        bos = self._tokenizer.bos_token
+        if bos is None and "{bos}" in self._card.prompt + self._card.first:
+            raise InputError(
+                "the tokenizer has no token that begins a text", where="verifier card", field="prompt",
+                value=self._card.prompt, expected="no {bos}", hint="Is this the card of another model?",
+            )  # fmt: skip
+        return str(bos or "")
 
     def _single(self, text: str, field: str) -> int:
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
+        if len(ids) != 1 and not (ids and self._card.last_token):
             raise InputError(
                 f"is {len(ids)} tokens for this tokenizer", where="verifier card", field=field, value=text,
                 expected="one token", hint="Is this the card of another model?",
             )  # fmt: skip
-        return int(ids[0])
+        return int(ids[-1])
 
     def _prompt(self, prompt: str) -> tuple[int, ...]:
-        return self._encode(self._card.prompt.replace("{question}", prompt))
+        text = fill_in(self._card.prompt, {"bos": self._bos, "question": prompt})
+        return self._encode(text, self._card.special_tokens)
 
-    def _step(self, step: str, *, first: bool) -> tuple[int, ...]:
+    def _step(self, prompt: str, step: str, *, first: bool) -> tuple[int, ...]:
         """A step's own tokens: encoded apart from its neighbours, so that a prefix's tokens never change."""
-        ids = self._encode(self._card.step.replace("{step}", step))
+        c = self._card
+        shown = step.strip() if c.strip else step
+        if c.newline is not None:
+            shown = c.newline.join(shown.splitlines())
+        text = fill_in(c.first if first else c.step, {"bos": self._bos, "question": prompt, "step": shown})
+        if first:
+            ids = self._encode(text)
+        elif c.behind:
+            ids = self._piece(c.joiner + text)
+        else:
+            ids = self._encode(c.joiner) + self._encode(text)
+        if c.tag_apart:
+            return (*ids, self._tag)
         if ids[-1] != self._tag:
-            raise VerifierError(f"{self._info.name}: the tag {self._card.tag!r} merged with the step {step!r}")
-        return ids if first else self._encode(self._card.joiner) + ids
+            raise VerifierError(f"{self._info.name}: the tag {c.tag!r} merged with the step {step!r}")
+        return ids
 
     def _work(self, request: ScoreRequest, base: Kept) -> _Work:
         prompt, steps = request.prompt, request.steps
@@ -129,7 +173,7 @@ class TransformersVerifier:
                 break
         new, tags = list[int](), list[int]()
         for number in range(done, len(steps)):
-            new += self._step(steps[number], first=not number)
+            new += self._step(prompt, steps[number], first=not number)
             tags.append(len(new) - 1)
         return _Work(request, kept, tuple(new), tuple(tags))
 
@@ -163,8 +207,7 @@ class TransformersVerifier:
         cache = self._decoder.start([work.kept for work in rows], [work.kept.length for work in rows])
         hidden = self._decoder.advance(ids, counts, cache)
         places = torch.tensor([(row, tag) for row, work in enumerate(rows) for tag in work.tags], device=hidden.device)
-        logits = self._decoder.logits(hidden[places[:, 0], places[:, 1]])[:, self._signs]
-        chances = iter(logits.softmax(-1)[:, 1].tolist())
+        chances = iter(self._read_out(hidden[places[:, 0], places[:, 1]]).tolist())
         scores, row = list[tuple[float, ...]](), 0
         for work in works:
             if not work.new:
@@ -178,6 +221,12 @@ class TransformersVerifier:
                 self._store.put((work.request.prompt, work.request.steps), kept)
             row += 1
         return scores
+
+    def _read_out(self, hidden: Tensor) -> Tensor:
+        """Scores (steps,) in [0, 1] from the hidden states (steps, width) at the tags."""
+        if self._head is not None:
+            return self._head(hidden)
+        return self._decoder.logits(hidden)[:, self._signs].softmax(-1)[:, 1]
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self._limit:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.errors import PolicyError
 
-__all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_plans", "mean_over"]
+__all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_one", "choose_plans", "mean_over"]
 
 TIE = 0.005
 """Expected accuracies closer than this are a tie, which goes to the cheapest plan."""
@@ -26,7 +27,7 @@ _FITS = 1 + 1e-9
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlanTable:
     """A policy's C plans over B buckets and its R table rows as arrays, in the policy's unit.
 
@@ -51,9 +52,14 @@ class PlanTable:
     best_fixed: NDArray[np.int64]
     votes: NDArray[np.bool_]
 
+    @cached_property
+    def by_bucket(self) -> Floats:
+        """[B, 3, C]: accuracy, cost and p95 of every plan in each bucket, side by side."""
+        return np.ascontiguousarray(np.stack([self.accuracy, self.cost, self.p95]).transpose(2, 0, 1))
+
     def row(self, budget: float) -> int:
         """The table's row for a budget: the last one within it, -1 when even the first is dearer."""
-        return int(np.searchsorted(self.budgets, budget * _FITS, side="right")) - 1
+        return int(self.budgets.searchsorted(budget * _FITS, side="right")) - 1
 
     @classmethod
     def from_document(cls, policy: Mapping[str, Any], *, where: str = "policy.json") -> PlanTable:
@@ -169,6 +175,29 @@ def choose_plans(
     ]
     fields = ("plan", "expected_accuracy", "expected_cost", "p95", "hopeless")
     return Choice(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in fields))
+
+
+def choose_one(table: PlanTable, distribution: Floats, budget: float, allowed: NDArray[np.bool_] | None = None) -> int:
+    """`choose_plans(...).plan` for a single prompt's distribution [B]: the same steps without arrays of prompts."""
+    means = distribution[0] * table.by_bucket[0]
+    for b in range(1, len(distribution)):
+        means = means + distribution[b] * table.by_bucket[b]
+    expected, cost, p95 = means
+    fits = p95 <= budget * _FITS
+    if allowed is not None:
+        fits &= allowed
+    row = table.row(budget)
+    if row >= 0:
+        named = fits & table.candidates[row]
+        if named.any():
+            fits = named
+    within = fits.nonzero()[0]
+    if not len(within):
+        return -1
+    reached = expected.take(within)
+    best = float(reached.max())
+    pool = within if best < HOPELESS else within[reached >= best - TIE]
+    return int(pool[cost.take(pool).argmin()])
 
 
 def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: NDArray[np.bool_] | None) -> Choice:

@@ -19,8 +19,9 @@ from planner.budget import Budget
 from planner.errors import BudgetError, CapabilityError, InputError
 from planner.models.cost import ModelShape
 from planner.policy.allocate import allocate
-from planner.policy.choose import PlanTable, choose_plans, mean_over
-from planner.policy.features import COUNTS, Extracted, extract, looks_open_ended
+from planner.policy.choose import PlanTable, choose_one, choose_plans, mean_over
+from planner.policy.features import COUNTS, Extracted, extract
+from planner.policy.open_ended import looks_open_ended
 from planner.policy.plan import Plan, amount_text, describe
 from planner.policy.predictor import DifficultyPredictor
 from planner.strategies import Strategy, from_dict
@@ -185,7 +186,7 @@ class Chooser:
         return np.concatenate(distributions), np.concatenate(strangeness), open_ended
 
     def describe_prompt(self, prompt: str) -> dict[str, Any]:
-        """What a log may keep of a prompt: its counts that are not zero, and its strangeness (None unknown). No text."""
+        """What a log may keep of a prompt, no text: its counts that are not 0, its strangeness (None unknown)."""
         extracted = extract((prompt,), self.predictor.spec)
         familiarity = self.predictor.familiarity
         return {
@@ -218,6 +219,12 @@ class Chooser:
     def _best(
         self, distribution: Floats, amounts: Floats, open_ended: Mask, allowed: Mask | None, budget: Budget
     ) -> NDArray[np.int64]:
+        if len(distribution) == 1:
+            mask = self.mask(allowed, bool(open_ended[0]))
+            only = choose_one(self.table, distribution[0], float(amounts[0]), mask)
+            if only < 0:
+                self._refuse(distribution[0], mask, budget)
+            return np.array([only])
         index = np.full(len(distribution), -1)
         for is_open in (False, True):
             rows = np.flatnonzero(open_ended == is_open)

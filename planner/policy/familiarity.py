@@ -99,8 +99,12 @@ def _measures(
     extracted: Extracted, seen: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows = len(extracted.matrix)
-    unknown = np.bincount(extracted.owners, ~seen[_place(extracted.trigrams)], rows)
-    unseen = unknown / np.maximum(np.bincount(extracted.owners, minlength=rows), 1)
+    known = seen[_place(extracted.trigrams)]
+    if rows == 1:
+        unseen = np.array([(len(known) - np.count_nonzero(known)) / max(len(known), 1)])
+    else:
+        unseen = np.bincount(extracted.owners, ~known, rows)
+        unseen = unseen / np.maximum(np.bincount(extracted.owners, minlength=rows), 1)
     counts = extracted.matrix[:, : len(COUNTS)]
     outside = np.maximum(counts - high, low - counts) / np.maximum(high - low, 1.0)
     return unseen, outside.max(1)

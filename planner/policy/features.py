@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from planner.errors import PolicyError
 
-__all__ = ["COUNTS", "FEATURE_VERSION", "Extracted", "FeatureSpec", "extract", "looks_open_ended"]
+__all__ = ["COUNTS", "FEATURE_VERSION", "Extracted", "FeatureSpec", "extract"]
 
 FEATURE_VERSION = 1
 MAX_CHARACTERS = 20_000
@@ -78,6 +78,8 @@ _DIGIT, _LATIN, _LETTER, _UNSPACED_ID = (np.uint8(_ID[n]) for n in ("digit", "la
 _DIGIT_VALUE = np.zeros(0x10000)
 for _zero in (0x30, 0x0660, 0x06F0, 0x0966):
     _DIGIT_VALUE[_zero : _zero + 10] = np.arange(10)
+_IS_LETTER = np.isin(np.arange(len(_CLASSES)), [_LATIN, _LETTER, _UNSPACED_ID])
+_BRACKETS = slice(_ID["open"], _ID["close"] + 1)
 _POWERS = 10.0 ** np.arange(41)
 _NESTING = np.zeros(len(_CLASSES), np.int64)
 _NESTING[_ID["open"]], _NESTING[_ID["close"]] = 1, -1
@@ -176,6 +178,21 @@ def _mix(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return values
 
 
+def _trigrams(symbols: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Hash of each three neighbouring symbols."""
+    return _mix((symbols[:-2] * _MIX_1 + symbols[1:-1]) * _MIX_2 + symbols[2:])
+
+
+_WORDS = [(column, word) for column, (_, words) in enumerate(_CUES) for word in words]
+_LATIN_WORDS = tuple((column, word) for column, word in _WORDS if word.isascii())
+_SHORT_WORDS = tuple((column, word) for column, word in _WORDS if not word.isascii())
+_BY_PREFIX: dict[str, list[tuple[int, str]]] = {}
+_CUE_TRIGRAMS = np.zeros(1 << 16, np.bool_)
+for _column, _word in _LATIN_WORDS:
+    _BY_PREFIX.setdefault(_word[:3], []).append((_column, _word))
+    _CUE_TRIGRAMS[_trigrams(np.array([ord(c) for c in _word[:3]], np.uint32)) >> np.uint32(16)] = True
+
+
 def extract(prompts: Sequence[str], spec: FeatureSpec | None = None) -> Extracted:
     """Features of each prompt; a prompt's row depends on that prompt alone."""
     spec = spec or FeatureSpec()
@@ -185,12 +202,16 @@ def extract(prompts: Sequence[str], spec: FeatureSpec | None = None) -> Extracte
     out = np.empty((count, split[1] + spec.character_buckets))
     if count == 0:
         return Extracted(out, np.zeros(0, np.uint32), np.zeros(0, np.int64))
-    points = np.frombuffer("\0".join([*texts, ""]).encode("utf-32-le", "surrogatepass"), np.uint32)
-    lengths = np.array([len(text) + 1 for text in texts])  # each prompt is followed by one NUL
+    joined = "\0".join([*texts, ""])  # each prompt is followed by one NUL
+    if joined.isascii():
+        points = np.frombuffer(joined.encode("ascii"), np.uint8).astype(np.uint32)
+    else:
+        points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = np.array([len(text) + 1 for text in texts])
     starts = lengths.cumsum() - lengths
-    owner = np.arange(count).repeat(lengths)
-    if points.max() <= 0xFFFF:
-        kinds = _TABLE[points]
+    owner = np.zeros(len(points), np.int64) if count == 1 else np.arange(count).repeat(lengths)
+    if joined.isascii() or points.max() <= 0xFFFF:
+        kinds = _TABLE.take(points)
     else:
         kinds = _TABLE[np.minimum(points, 0xFFFF)]
         kinds[(points >= 0x20000) & (points < 0x32000)] = _UNSPACED_ID
@@ -198,11 +219,11 @@ def extract(prompts: Sequence[str], spec: FeatureSpec | None = None) -> Extracte
 
     counts = out[:, : split[0]]
     n_kinds = len(_CLASSES)
-    by_kind = np.bincount(owner * n_kinds + kinds, minlength=count * n_kinds).reshape(count, n_kinds)
-    word_hash, word_owner, word_length, latex = _words(points, kinds, owner)
-    n_words = np.bincount(word_owner, minlength=count)
-    nesting = _NESTING[kinds]
-    depth = nesting.cumsum()
+    by_kind = _tally(owner, kinds, n_kinds, count)
+    word_hash, word_owner, word_length, latex = _words(
+        points, kinds, owner, count, bool(by_kind[:, _ID["unspaced"]].any())
+    )
+    n_words = _sums(word_owner, None, count)
     counts[:, 0] = [len(prompt) for prompt in prompts]
     counts[:, 1 : 1 + n_kinds] = by_kind
     counts[:, 1] -= 1  # the NUL itself
@@ -210,55 +231,126 @@ def extract(prompts: Sequence[str], spec: FeatureSpec | None = None) -> Extracte
     other_letters = by_kind[:, _ID["letter"]] + by_kind[:, _ID["unspaced"]]
     counts[:, c] = other_letters / np.maximum(other_letters + by_kind[:, _ID["latin"]], 1)
     counts[:, c + 1] = n_words
-    counts[:, c + 2] = np.bincount(word_owner, word_length, count) / np.maximum(n_words, 1)
-    counts[:, c + 3] = np.bincount(word_owner, latex, count)
-    counts[:, c + 4] = np.maximum.reduceat(depth, starts) - depth[starts] + nesting[starts]
-    counts[:, c + 5] = np.bincount(owner[1:], digit[1:] & digit[:-1], count)
+    counts[:, c + 2] = _sums(word_owner, word_length, count) / np.maximum(n_words, 1)
+    counts[:, c + 3] = _sums(word_owner, latex, count)
+    counts[:, c + 4] = 0
+    if by_kind[:, _BRACKETS].any():
+        nesting = _NESTING[kinds]
+        depth = nesting.cumsum()
+        counts[:, c + 4] = np.maximum.reduceat(depth, starts) - depth[starts] + nesting[starts]
+    counts[:, c + 5] = _sums(_owners(owner, (digit[1:] & digit[:-1]).nonzero()[0], count), None, count)
     c += 6
     counts[:, c : c + len(_NUMBER_NAMES)] = _numbers(points, digit, owner, count)
     c += len(_NUMBER_NAMES)
-    counts[:, c:] = [[sum([text.count(cue) for cue in cues]) for _, cues in _CUES] for text in texts]
-
-    same = word_owner[1:] == word_owner[:-1]
-    pairs = _mix(word_hash[:-1] * _MIX_1 + word_hash[1:])[same]
-    hashes = np.concatenate((word_hash, pairs))
-    _bucket(out[:, split[0] : split[1]], hashes, np.concatenate((word_owner, word_owner[1:][same])))
+    pairs, owners = _mix(word_hash[:-1] * _MIX_1 + word_hash[1:]), word_owner
+    if count > 1:
+        same = word_owner[1:] == word_owner[:-1]
+        pairs, owners = pairs[same], np.concatenate((word_owner, word_owner[1:][same]))
+    _bucket(out[:, split[0] : split[1]], np.concatenate((word_hash, pairs)), owners)
     symbols = points.copy()
     symbols[digit] = 0x30
-    inside = points != 0
-    inside = inside[:-2] & inside[1:-1] & inside[2:]
-    trigrams = _mix((symbols[:-2] * _MIX_1 + symbols[1:-1]) * _MIX_2 + symbols[2:])[inside]
-    trigram_owner = owner[:-2][inside]
+    if count == 1:
+        trigrams, at = _trigrams(symbols[:-1]), owner[: max(len(points) - 3, 0)]  # the only NUL is the last
+    else:
+        inside = points != 0
+        at = (inside[:-2] & inside[1:-1] & inside[2:]).nonzero()[0]
+        trigrams = _trigrams(symbols).take(at)
+    trigram_owner = _owners(owner, at, count)
+    _cues(counts[:, c:], joined, starts, trigrams, at)
     _bucket(out[:, split[1] :], trigrams, trigram_owner)
     return Extracted(out, trigrams, trigram_owner)
 
 
 def _bucket(target: NDArray[np.float64], hashes: NDArray[np.uint32], owner: NDArray[np.int64]) -> None:
     rows, buckets = target.shape
-    place = owner * buckets + (hashes >> np.uint32(8)) % np.uint32(buckets)
-    target[:] = np.bincount(place, minlength=rows * buckets).reshape(rows, buckets)
+    place = hashes >> np.uint32(8)
+    # A power of two needs no division.
+    place = place & np.uint32(buckets - 1) if buckets & (buckets - 1) == 0 else place % np.uint32(buckets)
+    target[:] = _tally(owner, place, buckets, rows)
+
+
+def _tally(owner: NDArray[np.int64], place: NDArray[Any], places: int, count: int) -> NDArray[np.int64]:
+    """[P, places]: how often each prompt has each place."""
+    if count == 1:
+        return np.bincount(place, minlength=places)[None]
+    return np.bincount(owner * places + place, minlength=count * places).reshape(count, places)
+
+
+def _sums(owner: NDArray[np.int64], values: NDArray[Any] | None, count: int) -> NDArray[Any]:
+    """[P]: sums of whole numbers (None: ones) over each prompt's rows."""
+    if count == 1:
+        return np.array([len(owner) if values is None else values.sum()])
+    return np.bincount(owner, values, count)
+
+
+def _cues(
+    target: NDArray[np.float64],
+    joined: str,
+    starts: NDArray[np.int64],
+    trigrams: NDArray[np.uint32],
+    at: NDArray[np.int64],
+) -> None:
+    """Occurrences of each cue's words, [P, cues], as `str.count` gives them for each prompt.
+
+    `trigrams` start at the places `at` of `joined`: a word is looked for only where its first three characters are.
+    """
+    target[:] = 0
+    searched = _LATIN_WORDS if joined.isascii() else _LATIN_WORDS + _SHORT_WORDS
+    if len(starts) == 1:
+        found = [0] * len(_CUES)
+        for column, word in searched:
+            found[column] += joined.count(word)
+        target[0] = found
+        return
+    places = at[_CUE_TRIGRAMS.take(trigrams >> np.uint32(16))]
+    owners = (starts.searchsorted(places, side="right") - 1).tolist()
+    ends: dict[str, int] = {}
+    for place, owner in zip(places.tolist(), owners, strict=True):
+        for column, word in _BY_PREFIX.get(joined[place : place + 3], ()):
+            if joined.startswith(word, place) and ends.get(word, 0) <= place:
+                ends[word] = place + len(word)
+                target[owner, column] += 1
+    for column, word in searched[len(_LATIN_WORDS) :]:
+        place = joined.find(word)
+        while place >= 0:
+            target[starts.searchsorted(place, side="right") - 1, column] += 1
+            place = joined.find(word, place + len(word))
 
 
 def _words(
-    points: NDArray[np.uint32], kinds: NDArray[np.uint8], owner: NDArray[np.int64]
+    points: NDArray[np.uint32], kinds: NDArray[np.uint8], owner: NDArray[np.int64], count: int, unspaced: bool
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Hash, owner and length of each word (runs of letters, single characters of unspaced scripts), and whether a
     backslash stands before it."""
-    letter = (kinds >= _LATIN) & (kinds <= _UNSPACED_ID)
-    opens = letter.copy()
-    single = kinds == _UNSPACED_ID
-    opens[1:] &= ~letter[:-1] | single[1:] | single[:-1]
-    at = letter.nonzero()[0]
-    first = opens.nonzero()[0]
-    if not len(first):
+    at = _IS_LETTER.take(kinds).nonzero()[0]
+    if not len(at):
         none = np.zeros(0, np.int64)
         return np.zeros(0, np.uint32), none, none, np.zeros(0, np.bool_)
-    heads = opens[at].nonzero()[0]  # where in `at` each word starts
+    opens = _opens(at)
+    if unspaced:
+        single = kinds.take(at) == _UNSPACED_ID
+        opens |= single
+        opens[1:] |= single[:-1]
+    heads = opens.nonzero()[0]  # where in `at` each word starts
+    first = at[heads]
     length = _lengths(heads, len(at))
     position = (np.arange(len(at)) - heads.repeat(length)).astype(np.uint32)
     sums = np.add.reduceat(_mix(points[at] * _MIX_1 + position), heads, dtype=np.uint32)
     latex = kinds[np.maximum(first - 1, 0)] == _ID["backslash"]
-    return _mix(sums + latex), owner[first], length, latex
+    return _mix(sums + latex), _owners(owner, first, count), length, latex
+
+
+def _owners(owner: NDArray[np.int64], at: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`owner[at]`; a single prompt owns everything."""
+    return owner[: len(at)] if count == 1 else owner.take(at)
+
+
+def _opens(at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each of these rising positions does not follow right on the one before."""
+    opens = np.empty(len(at), np.bool_)
+    opens[0] = True
+    np.not_equal(at[1:] - at[:-1], 1, out=opens[1:])
+    return opens
 
 
 def _lengths(heads: NDArray[np.int64], end: int) -> NDArray[np.int64]:
@@ -276,49 +368,32 @@ def _numbers(
     """[P, 8] as `_NUMBER_NAMES`: runs of digits, their lengths, log10(1 + value); -1 where a prompt has no number."""
     out = np.full((count, len(_NUMBER_NAMES)), -1.0)
     out[:, 0] = 0
-    starts_run = digit.copy()
-    starts_run[1:] &= ~digit[:-1]
     at = digit.nonzero()[0]
     if not len(at):
         return out
-    heads = starts_run[at].nonzero()[0]
+    heads = _opens(at).nonzero()[0]
     length = _lengths(heads, len(at))
     place = (heads + length).repeat(length) - np.arange(len(at)) - 1
     values = np.add.reduceat(_DIGIT_VALUE[points[at]] * _POWERS[np.minimum(place, 40)], heads)
     logs = np.log10(1 + values)
+    if count == 1:
+        lengths, values = length.tolist(), logs.tolist()
+        total = float(np.add.reduceat(logs, [0])[0])  # as the batch sums it
+        n, ends = len(lengths), (values[0], values[-1])
+        out[0] = (n, max(lengths), sum(lengths) / n, max(values), min(values), total / n, *ends)
+        return out
     runs = np.bincount(owner[at[heads]], minlength=count)
     has = runs.nonzero()[0]
     some = runs[has]
     begin = some.cumsum() - some
-    out[has] = np.stack(
-        (
-            some,
-            np.maximum.reduceat(length, begin),
-            np.add.reduceat(length, begin) / some,
-            np.maximum.reduceat(logs, begin),
-            np.minimum.reduceat(logs, begin),
-            np.add.reduceat(logs, begin) / some,
-            logs[begin],
-            logs[begin + some - 1],
-        ),
-        axis=1,
-    )
+    table = np.empty((len(_NUMBER_NAMES), len(has)))
+    table[0] = some
+    table[1] = np.maximum.reduceat(length, begin)
+    table[2] = np.add.reduceat(length, begin) / some
+    table[3] = np.maximum.reduceat(logs, begin)
+    table[4] = np.minimum.reduceat(logs, begin)
+    table[5] = np.add.reduceat(logs, begin) / some
+    table[6] = logs[begin]
+    table[7] = logs[begin + some - 1]
+    out[has] = table.T
     return out
-
-
-_OPEN_ENDED = (
-    *("write a", "write an", "write me", "essay", "poem", "story", "summar", "translate", "rewrite", "paraphrase"),
-    *("brainstorm", "describe", "explain", "discuss", "your opinion", "advice", "recommend", "draft", "compose"),
-    *("tell me about", "email", "letter to", "写一", "作文", "翻译", "总结", "介绍", "谈谈", "描述", "解释"),
-)
-_CHECKABLE = ("how many", "how much", "find ", "compute", "calculate", "evaluate", "solve", "determine", "\\boxed", "$")
-_CHECKABLE_CJK = ("多少", "几", "求", "计算", "解方程")
-
-
-def looks_open_ended(prompt: str) -> bool:
-    """Whether a prompt seems to have no answer that could be checked or voted on (a heuristic on its wording)."""
-    text = prompt[:MAX_CHARACTERS].lower()
-    if not any(cue in text for cue in _OPEN_ENDED):
-        return False
-    numbers = sum(c.isdigit() for c in text)
-    return numbers < 3 and not any(cue in text for cue in (*_CHECKABLE, *_CHECKABLE_CJK))

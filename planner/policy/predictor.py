@@ -43,7 +43,7 @@ class Calibration:
     def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.knots is not None:
             return np.interp(raw, *self.knots)
-        return 1 / (1 + np.exp(-np.clip(self.intercept + self.slope * raw, -30, 30)))
+        return 1 / (1 + np.exp(-np.minimum(np.maximum(self.intercept + self.slope * raw, -30), 30)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,23 @@ class Spread:
 
     def between(self, table: NDArray[np.float64], predictions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows of `table` [Q, B] interpolated linearly at `predictions` [P] -> [P, B]."""
+        if len(predictions) == 1:
+            return self._between_one(table, float(predictions[0]))
         x = np.minimum(np.maximum(predictions, self.q[0]), self.q[-1])
         i = np.minimum(np.maximum(self.q.searchsorted(x) - 1, 0), len(self.q) - 2)
         share = ((x - self.q[i]) / (self.q[i + 1] - self.q[i]))[:, None]
         rows: NDArray[np.float64] = table[i] * (1 - share) + table[i + 1] * share
         return rows
+
+    def _between_one(self, table: NDArray[np.float64], prediction: float) -> NDArray[np.float64]:
+        """`between` for one prediction, in plain floats: the same operations without arrays of one."""
+        q = self.q
+        x = min(max(prediction, float(q[0])), float(q[-1]))
+        i = min(max(int(q.searchsorted(x)) - 1, 0), len(q) - 2)
+        low = float(q[i])
+        share = (x - low) / (float(q[i + 1]) - low)
+        row: NDArray[np.float64] = table[i] * (1 - share) + table[i + 1] * share
+        return row[None]
 
 
 def bucket_edges(edges: Edges, *, where: str | None = None) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Only what our predictors train is read: numeric splits without missing values, o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ _CHUNK_ROWS = 2048
 _NUMERIC_SPLITS = {0, 2}  # decision_type: numeric, missing type none, default right or left
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trees:
     """All nodes of all trees side by side. A leaf is a node whose two children are itself.
 
@@ -50,12 +51,26 @@ class Trees:
     def leaves(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         """Value of the leaf that each row falls into in each tree, [P, trees]."""
         flat = np.ascontiguousarray(matrix).ravel()
+        if len(matrix) == 1:
+            return self._one(flat)
         offset = (np.arange(len(matrix)) * self.n_features)[:, None]
         node = np.broadcast_to(self.roots, (len(matrix), len(self.roots)))
         for _ in range(self.depth):
             right = flat.take(self.feature.take(node) + offset) > self.threshold.take(node)
             node = self.child.take(2 * node + right)
         return self.value.take(node)
+
+    def _one(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`leaves` of a single row [F], with every split decided at once: fewer steps than there are levels."""
+        onward = self.child.take(self._pairs + (row.take(self.feature) > self.threshold))
+        node = self.roots
+        for _ in range(self.depth):
+            node = onward.take(node)
+        return self.value.take(node)[None]
+
+    @cached_property
+    def _pairs(self) -> NDArray[np.int64]:
+        return 2 * np.arange(len(self.feature))
 
     @classmethod
     def from_text(cls, text: str, *, where: str = "model.txt") -> Trees:

@@ -1,0 +1,148 @@
+"""Loading what a server needs, holding it against the policy, and running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import uvicorn
+
+from planner.api import Planner, default_planner, load
+from planner.core import Completion, GenerationRequest
+from planner.errors import CapabilityError, InputError
+from planner.models.cost import ModelShape
+from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
+from planner.models.shipped import load_engine, load_verifier
+from planner.serve.app import create_app
+from planner.serve.gateway import Gateway
+from planner.serve.settings import Settings
+
+__all__ = ["check_match", "make_gateway", "make_server", "priced", "serve"]
+
+
+def make_gateway(policy: Path | None, engines: Sequence[str], verifier: str | None, settings: Settings) -> Gateway:
+    """Load policy, engines (`NAME=SPEC` or `SPEC`; none: the laboratory's) and verifier, and hold them against it.
+
+    Raises CapabilityError where one is not what the policy was fitted on, InputError for what cannot be loaded.
+    """
+    planner = load(policy) if policy is not None else default_planner()
+    if not engines:
+        loaded, default_verifier, _ = planner.equip(None, load_verifier(verifier) if verifier else None)
+        used = default_verifier
+    else:
+        loaded, used = _named(planner, engines), load_verifier(verifier) if verifier else None
+    check_match(planner, loaded, used, settings.allow_mismatch)
+    return Gateway(planner, priced(planner, loaded), used, settings)
+
+
+class _Priced:
+    """An engine whose tokens are priced by a config that it does not know itself."""
+
+    def __init__(self, engine: Engine, shape: ModelShape) -> None:
+        self._engine, self._info = engine, replace(engine.info, shape=shape)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        return self._engine.generate(requests)
+
+    def count_tokens(self, prompt: str, prefix: str = "") -> int:
+        return self._engine.count_tokens(prompt, prefix)
+
+    def reset(self) -> None:
+        self._engine.reset()
+
+
+def priced(planner: Planner, engines: Mapping[str, Engine]) -> dict[str, Engine]:
+    """Engines with a known shape: a server does not tell its model's config, the policy may have it.
+
+    Raises CapabilityError where neither knows: a budget could not be held.
+    """
+    found: dict[str, Engine] = {}
+    for name, engine in engines.items():
+        if engine.info.shape is not None:
+            found[name] = engine
+            continue
+        config = ((planner.document.get("policy_models") or {}).get(name) or {}).get("config")
+        if not config:
+            raise CapabilityError(
+                "a budget cannot be held without the model's config", field="engine", value=engine.info.name,
+                hint="Give its config.json, as in http://HOST/v1?config=FOLDER/config.json",
+            )  # fmt: skip
+        found[name] = _Priced(engine, ModelShape.from_dict(config))
+    return found
+
+
+def _named(planner: Planner, engines: Sequence[str]) -> dict[str, Engine]:
+    models = list(dict.fromkeys(str(plan["policy_model"]) for plan in planner.document["plans"]))
+    found: dict[str, Engine] = {}
+    for text in engines:
+        name, equals, spec = text.partition("=")
+        # A URL may hold an equals sign of its own; a policy model's name stands before it or does not.
+        if not equals or name not in models:
+            name, spec = "", text
+        engine = load_engine(spec)
+        name = name or (engine.info.name if engine.info.name in models or len(models) > 1 else models[0])
+        if name in found:
+            raise InputError("named twice", field="engine", value=name, hint="Give `POLICY_MODEL=ENGINE` for each")
+        found[name] = engine
+    return found
+
+
+def check_match(
+    planner: Planner, engines: Mapping[str, Engine], verifier: Verifier | None, allow: Sequence[str]
+) -> None:
+    """Hold the engines' and the verifier's names and fingerprints against the policy's.
+
+    A policy holds for the models it was fitted on. Where it has no fingerprint (imported samples) the names are held
+    against each other. Raises CapabilityError for a difference, unless `allow` has the engine's or verifier's name.
+    """
+    prints = planner.document.get("fingerprints") or {}
+    models = planner.document.get("policy_models") or {}
+    for name, engine in engines.items():
+        recorded = (prints.get("policy_models") or {}).get(name) or (models.get(name) or {}).get("fingerprint")
+        _hold("engine", name, recorded, engine.info, allow)
+    if verifier is not None:
+        known = planner.document.get("verifier") or {}
+        named = next((str(p["verifier"]) for p in planner.document["plans"] if p["verifier"]), None)
+        if named is not None:
+            _hold("verifier", named, prints.get("verifier") or known.get("fingerprint"), verifier.info, allow)
+
+
+def _hold(what: str, name: str, recorded: str | None, info: EngineInfo | VerifierInfo, allow: Sequence[str]) -> None:
+    same = info.fingerprint == recorded if recorded else info.name == name
+    if same or info.name in allow or name in allow:
+        return
+    raise CapabilityError(
+        f"the policy was fitted on another {what}",
+        field=what,
+        value=info.name,
+        expected=f"{name} with fingerprint {recorded}" if recorded else name,
+        hint=f"Profile and fit this one, or allow the difference with --allow-mismatch {info.name}",
+    )
+
+
+def make_server(gateway: Gateway) -> uvicorn.Server:
+    """A uvicorn server of the gateway; no access log, since request lines are counted in the metrics."""
+    settings = gateway.settings
+    config = uvicorn.Config(
+        create_app(gateway),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        timeout_graceful_shutdown=10,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(gateway: Gateway) -> None:
+    """Answer requests until interrupted."""
+    # uvicorn raises the interrupt again once it has shut down.
+    with suppress(KeyboardInterrupt):
+        make_server(gateway).run()

@@ -1,0 +1,99 @@
+"""One budget over many prompts."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_fixture import prompt_of, write_fixture
+
+from planner.api import Planner, load
+from planner.errors import BudgetError, InputError
+from planner.policy.allocate import allocate
+
+
+def best(accuracy: np.ndarray, cost: np.ndarray, total: float) -> float:
+    """By trying everything."""
+    rows = np.arange(len(cost))
+    return max(
+        float(accuracy[rows, list(plans)].sum())
+        for plans in itertools.product(range(cost.shape[1]), repeat=len(cost))
+        if cost[rows, list(plans)].sum() <= total
+    )
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_it_keeps_the_total_and_is_within_one_step_of_the_best(
+    seed: int, prompts: int, plans: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    accuracy, cost = rng.random((prompts, plans)), rng.integers(1, 10, (prompts, plans)).astype(float)
+    least, most = cost.min(axis=1).sum(), cost.max(axis=1).sum()
+    total = float(least + share * (most - least))
+    found = allocate(accuracy, cost, total)
+    assert found.cost <= total + 1e-9
+    rows = np.arange(prompts)
+    assert found.expected_accuracy == pytest.approx(accuracy[rows, found.plan].sum())
+    # Weak duality: at any price, no plans within the total do better than the priced optimum.
+    bound = float((accuracy - found.price * cost).max(axis=1).sum() + found.price * total)
+    assert best(accuracy, cost, total) <= bound + 1e-9
+    largest = float((accuracy.max(axis=1) - accuracy.min(axis=1)).max())
+    assert found.expected_accuracy >= bound - largest - 1e-9
+
+
+def test_on_concave_hulls_a_total_at_a_corner_is_spent_exactly() -> None:
+    accuracy, cost = np.array([[0.1, 0.5, 0.6]] * 3), np.array([[1.0, 2.0, 4.0]] * 3)
+    assert allocate(accuracy, cost, 6).plan.tolist() == [1, 1, 1]
+    assert allocate(accuracy, cost, 8).plan.tolist() == [2, 1, 1]
+    found = allocate(accuracy, cost, 12)
+    assert (found.plan.tolist(), found.price) == ([2, 2, 2], 0.0)
+    assert allocate(accuracy, cost, 5.5).plan.tolist() == [1, 1, 0]
+
+
+def test_what_is_left_buys_later_steps_that_fit() -> None:
+    accuracy, cost = np.array([[0.0, 0.9], [0.0, 0.1]]), np.array([[1.0, 10.0], [1.0, 2.0]])
+    assert allocate(accuracy, cost, 5).plan.tolist() == [0, 1]
+
+
+def test_plans_that_are_shut_cost_infinitely_much_and_too_little_is_refused() -> None:
+    accuracy, cost = np.array([[0.1, 0.9]]), np.array([[1.0, np.inf]])
+    assert allocate(accuracy, cost, 100).plan.tolist() == [0]
+    with pytest.raises(BudgetError, match="need 1 together"):
+        allocate(accuracy, cost, 0.5)
+
+
+def test_a_hundred_thousand_prompts_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    cost = np.sort(rng.random((100_000, 30)), axis=1)
+    started = time.perf_counter()
+    found = allocate(np.sort(rng.random((100_000, 30)), axis=1), cost, float(cost.mean() * 100_000))
+    assert time.perf_counter() - started < 30  # a bound against hanging, not a measurement
+    assert found.price > 0
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    return load(write_fixture(tmp_path_factory.mktemp("policy") / "fixture"))
+
+
+def test_many_prompts_share_a_total(planner: Planner) -> None:
+    prompts = [prompt_of(t, s) for t in range(2, 10) for s in range(4)] + ["Write a poem about rain."]
+    plans = planner.choose_many(prompts, total_budget=f"{6 * len(prompts)}x")
+    assert sum(plan.budget.amount for plan in plans) <= 6e6 * len(prompts) * (1 + 1e-9)
+    assert all(plan.budget.amount >= plan.expected_cost.p95 * (1 - 1e-9) for plan in plans)
+    assert len({plan.spec for plan in plans}) > 1
+    assert plans[-1].strategy not in ("majority", "adaptive_majority")
+    even = planner.choose_many(prompts, "6x")
+    assert sum(p.expected_accuracy for p in plans) > sum(p.expected_accuracy for p in even)
+    assert "within" in plans[0].reason
+    assert planner.choose_many([], total_budget="1x") == []
+    with pytest.raises(BudgetError, match="no plan fits every prompt"):
+        planner.choose_many(prompts, total_budget="3x")
+    for wrong in ({}, {"budget": "8x", "total_budget": "8x"}):
+        with pytest.raises(InputError, match="give either"):
+            planner.choose_many(prompts, **wrong)
