@@ -10,7 +10,7 @@ from typing import ClassVar
 from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
 from planner.strategies.base import validate
-from planner.strategies.sampling import draw
+from planner.strategies.sampling import draw_until
 from planner.strategies.scoring import answer_with, select
 
 __all__ = ["ConfidenceVote"]
@@ -63,19 +63,15 @@ class ConfidenceVote:
         return self.threshold is not None and leading > self.threshold * math.fsum(held.values())
 
     def solve(self, problem: Problem) -> Flow[Answer]:
-        found, short, drawn = list[Candidate](), False, 0
-        while drawn < self.n and not short and not self.stops(found):
-            count = self.n if self.threshold is None else min(self.batch, self.n - drawn)
-            more, short = yield from draw(
-                problem,
-                count,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                policy_model=self.policy_model,
-                first_index=drawn,
-            )
-            found += more
-            drawn += count
+        found, short = yield from draw_until(
+            problem,
+            self.stops,
+            limit=self.n,
+            batch=self.n if self.threshold is None else self.batch,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            policy_model=self.policy_model,
+        )
         # The choice among scored candidates, with confidence in the place of scores.
         voters = self.voters(found)
         weighed = [replace(found[i], scores=(weight,)) for i, weight in voters]

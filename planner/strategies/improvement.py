@@ -10,7 +10,7 @@ from typing import ClassVar
 from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
 from planner.strategies.base import validate
-from planner.strategies.sampling import draw, score_finished
+from planner.strategies.sampling import draw_until
 from planner.strategies.scoring import Aggregation, aggregate, conclude
 
 __all__ = ["AdaptiveBestOfN", "expected_gain"]
@@ -64,20 +64,14 @@ class AdaptiveBestOfN:
         return bool(scores) and expected_gain(scores) < self.min_gain
 
     def solve(self, problem: Problem) -> Flow[Answer]:
-        found: list[Candidate] = []
-        short, drawn = False, 0
-        while drawn < self.max_n and not short and not self.stops(found):
-            count = min(self.batch, self.max_n - drawn)
-            more, cut = yield from draw(
-                problem,
-                count,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                policy_model=self.policy_model,
-                first_index=drawn,
-            )
-            more, unscored = yield from score_finished(problem, more)
-            found += more
-            drawn += count
-            short = cut or unscored
+        found, short = yield from draw_until(
+            problem,
+            self.stops,
+            limit=self.max_n,
+            batch=self.batch,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            policy_model=self.policy_model,
+            scored=True,
+        )
         return conclude(found, self.aggregation, "max", out_of_budget=short)

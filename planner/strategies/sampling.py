@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from planner.errors import OutOfBudget
 from planner.strategies.base import validate
 from planner.strategies.scoring import Aggregation, Selection, candidate, conclude
 
-__all__ = ["BestOfN", "Greedy", "Majority", "draw", "keep_paid", "score_finished"]
+__all__ = ["BestOfN", "Greedy", "Majority", "draw", "draw_until", "keep_paid", "score_finished"]
 
 
 def draw(
@@ -54,6 +54,33 @@ def score_finished(problem: Problem, found: Sequence[Candidate]) -> Flow[tuple[l
     for i, reply in zip(steps, scored, strict=True):
         rows[i] = replace(rows[i], scores=reply.scores)
     return rows, False
+
+
+def draw_until(
+    problem: Problem,
+    stops: Callable[[list[Candidate]], bool],
+    *,
+    limit: int,
+    batch: int,
+    temperature: float,
+    top_p: float,
+    policy_model: str | None,
+    scored: bool = False,
+) -> Flow[tuple[list[Candidate], bool]]:
+    """Draw `batch` answers at a time, at most `limit`, until `stops` holds for those drawn; with `scored` the finished
+    ones are scored before it is asked. The flag tells that the budget ended it."""
+    found, short, drawn = list[Candidate](), False, 0
+    while drawn < limit and not short and not stops(found):
+        count = min(batch, limit - drawn)
+        more, short = yield from draw(
+            problem, count, temperature=temperature, top_p=top_p, policy_model=policy_model, first_index=drawn
+        )
+        if scored:
+            more, unscored = yield from score_finished(problem, more)
+            short = short or unscored
+        found += more
+        drawn += count
+    return found, short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from planner.core import Answer, Candidate, Problem
+from planner.core import Answer, Problem
 from planner.effects import Flow
 from planner.strategies.base import validate
-from planner.strategies.sampling import draw
+from planner.strategies.sampling import draw_until
 from planner.strategies.scoring import conclude
 
 __all__ = ["AdaptiveMajority", "leading_probability", "plurality_probability"]
@@ -90,18 +90,13 @@ class AdaptiveMajority:
         return self.posterior == "beta" or plurality_probability(ranked) > self.threshold
 
     def solve(self, problem: Problem) -> Flow[Answer]:
-        found: list[Candidate] = []
-        short, drawn = False, 0
-        while drawn < self.max_n and not short and not self.stops(Counter(c.key for c in found if c.key is not None)):
-            count = min(self.batch, self.max_n - drawn)
-            more, short = yield from draw(
-                problem,
-                count,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                policy_model=self.policy_model,
-                first_index=drawn,
-            )
-            found += more
-            drawn += count
+        found, short = yield from draw_until(
+            problem,
+            lambda found: self.stops(Counter(c.key for c in found if c.key is not None)),
+            limit=self.max_n,
+            batch=self.batch,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            policy_model=self.policy_model,
+        )
         return conclude(found, "last", "vote", out_of_budget=short)
