@@ -51,9 +51,11 @@ class Planner:
         return self.chooser.unit
 
     def choose(self, prompt: str, budget: str | float | Budget) -> Plan:
-        """The plan for one prompt under a budget (a hard cap; a bare number means FLOPs, `8x` multiples of greedy).
+        """The plan for one prompt under a budget (a hard cap; a bare number means FLOPs, `8x` multiples of greedy,
+        `3 s` wall-clock seconds, of which a plan's 99th percentile has to fit).
 
-        Raises BudgetError where the budget cannot be read, converted, or pays for no plan.
+        Raises BudgetError where the budget cannot be read, converted, or pays for no plan; for seconds, where the
+        policy's engines were not timed.
         """
         return Plan(self.chooser.decide((prompt,), Budget.parse(budget)), 0)
 
@@ -102,7 +104,8 @@ class Planner:
         engine: Engine | Mapping[str, Engine] | None = None,
         verifier: Verifier | None = None,
     ) -> Solution:
-        """Choose a plan and run it; what it spends, verifier included, never exceeds the budget.
+        """Choose a plan and run it; what it spends, verifier included, never exceeds the budget. Seconds count from
+        when the plan has been chosen; an answer that is not there in time has outcome `out_of_budget`.
 
         Without `engine` the laboratory's models named by the policy are loaded. With one, only plans for it (or for
         the engines of the mapping, by policy model) are considered, and without `verifier` only plans that need none.
@@ -118,8 +121,14 @@ class Planner:
         if runner is None:
             raise CapabilityError("no engine for the plan's policy model", field="engine", value=plan.policy_model)
         cap = self.chooser.cap_flops(parsed, runner.info.shape)
-        job = Job(problem=problem, spec=plan.spec, budget_flops=cap)
-        run = run_flows([job], engines, verifier if plan.verifier else None, default_policy_model=plan.policy_model)[0]
+        job = Job(problem=problem, spec=plan.spec, budget_flops=cap, budget_seconds=parsed.seconds)
+        run = run_flows(
+            [job],
+            engines,
+            verifier if plan.verifier else None,
+            default_policy_model=plan.policy_model,
+            latency=self.chooser.latency,
+        )[0]
         return solution_of(plan, run)
 
     # --- engines --------------------------------------------------------------------------------------------------
@@ -173,6 +182,7 @@ def solution_of(plan: Plan, run: Run) -> Solution:
         plan=plan,
         usage=run.usage,
         cost=run.cost,
+        seconds=run.seconds,
         candidates=run.answer.candidates,
     )
 

@@ -82,8 +82,9 @@ def solve_file(
     """Answer every prompt of `source`, each within `budget` or all within `total_budget`; append results to `output`.
 
     A result is one JSON line: `problem_id`, `answer`, `text`, `outcome`, `plan`, `usage`, `cost`. Prompts that `output`
-    already answers are not asked again. Raises InputError where `output` belongs to another budget, policy or file;
-    EngineError where the engine fails, after which the same call goes on.
+    already answers are not asked again. With a `budget` in seconds prompts are answered one after the other, since a
+    plan's seconds are those of a prompt alone, and results have `seconds`. Raises InputError where `output` belongs to
+    another budget, policy or file; EngineError where the engine fails, after which the same call goes on.
     """
     if (budget is None) == (total_budget is None):
         raise InputError("give either", field="budget", expected="a budget for each prompt, or a total")
@@ -118,10 +119,25 @@ def solve_file(
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("a", encoding="utf-8") as file:
         first = next(iter(engines))
-        runs = iter_runs(jobs, engines, verifier, default_policy_model=first, max_batch=max_batch)
+        timed = shared.seconds is not None
+        groups = [[job] for job in jobs] if timed else [jobs]
+        runs = (
+            (start + number, run)
+            for start, group in enumerate(groups)
+            for number, run in iter_runs(
+                group,
+                engines,
+                verifier,
+                default_policy_model=first,
+                max_batch=max_batch,
+                latency=planner.chooser.latency,
+            )
+        )
         for done, (number, run) in enumerate(runs, 1):
             record = {"problem_id": rows[waiting[number]][0], "run": run_id}
             record |= _plain(solution_of(plans[waiting[number]], run).to_dict())
+            if not timed:
+                del record["seconds"]  # it waited for the others
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
             outcomes[str(run.answer.outcome)] = outcomes.get(str(run.answer.outcome), 0) + 1
@@ -140,7 +156,8 @@ def _job(planner: Planner, engines: Mapping[str, Engine], plan: Plan, key: str, 
         raise CapabilityError("no engine for the plan's policy model", field="engine", value=plan.policy_model)
     asked = planner.problem(prompt)
     problem = Problem(problem_id=key, prompt=prompt, step_separator=asked.step_separator, max_tokens=asked.max_tokens)
-    return Job(problem, plan.spec, planner.chooser.cap_flops(plan.budget, engine.info.shape))
+    cap = planner.chooser.cap_flops(plan.budget, engine.info.shape)
+    return Job(problem, plan.spec, cap, plan.budget.seconds)
 
 
 def _read_results(output: Path, run_id: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -129,7 +129,8 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepScores:
-    """Scores in [0, 1], one for each step (a single one for outcome reward models).
+    """Scores in [0, 1], one for each step (a single one for verifiers of the whole answer, see VerifierInfo); none
+    where the verifier could not tell, which is no low score.
 
     `tokens` is the full input length; `new_tokens` is what the request adds beyond the longest prefix of it that this
     verifier scored before (equal to `tokens` where prefixes cannot be kept); `computed_tokens` is what was really
@@ -153,7 +154,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One complete or partial answer. `key` is the canonical form of `answer` that votes are counted over."""
+    """One complete or partial answer. `key` is the canonical form of `answer` that votes are counted over.
+
+    `generated_tokens` is known for answers that were drawn whole.
+    """
 
     text: str
     answer: str | None
@@ -161,6 +165,7 @@ class Candidate:
     finished: bool
     scores: tuple[float, ...] | None = None
     mean_logprob: float | None = None
+    generated_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +184,8 @@ class Usage:
 
     Logical tokens: `prompt_tokens` counts a prompt's prefill once for all samples of it and a search step's prefix
     as free where the engine keeps prefixes; `scored_tokens` likewise. `computed_*` are what was really computed.
+    `rounds` are effects answered one after the other, of which `scoring_rounds` were scores; `decode_steps` sums the
+    longest completion of each: what the flow would wait for if it ran alone.
     """
 
     requests: int = 0
@@ -189,9 +196,11 @@ class Usage:
     computed_prompt_tokens: int = 0
     computed_scored_tokens: int = 0
     rounds: int = 0
+    scoring_rounds: int = 0
+    decode_steps: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)})
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.__slots__})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +217,7 @@ class Cost:
         return self.prefill_flops + self.decode_flops + self.verifier_flops + self.probe_flops
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in Cost.__slots__})
 
 
 def split_steps(text: str, separator: str) -> tuple[str, ...]:

@@ -56,8 +56,10 @@ def sample(
 
 
 def score(problem: Problem, answers: Sequence[tuple[str, ...]]) -> Flow[tuple[StepScores, ...]]:
-    """Ask for the step scores of each answer, given as its steps."""
+    """Ask for the step scores of each answer, given as its steps; equal answers, common in a search, are asked once."""
+    different = tuple(dict.fromkeys(answers))
     reply: tuple[StepScores, ...] = yield Score(
-        requests=tuple(ScoreRequest(prompt=problem.prompt, steps=steps) for steps in answers)
+        requests=tuple(ScoreRequest(prompt=problem.prompt, steps=steps) for steps in different)
     )
-    return reply
+    scored = dict(zip(different, reply, strict=True))
+    return tuple(scored[steps] for steps in answers)

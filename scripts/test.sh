@@ -17,3 +17,11 @@ command -v chromium || echo "none: the browser tests will be skipped (Debian: ap
 step "pytest";        $BIN/python -m pytest
 step "the built wheel, in a clean environment outside the checkout"
 sh scripts/test_wheel.sh
+step "a real vLLM: contracts, searches, profiles, and equality with transformers"
+made=0
+sh scripts/vllm_env.sh || made=$?
+case $made in
+  0) .venv-vllm/bin/python -m pytest tests/on_vllm ;;
+  3) echo "skipped: vLLM cannot be installed here" ;;
+  *) exit "$made" ;;
+esac

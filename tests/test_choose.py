@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_fixture import document
+from policy_fixture import document, predictor, prompt_of
 
+from planner.api import Planner
 from planner.errors import PolicyError
-from planner.policy.choose import TIE, PlanTable, choose_plans
+from planner.policy.choose import TIE, PlanTable, choose_one, choose_plans
 
 TABLE = PlanTable.from_document(document())
 HARD, MEDIUM, EASY = np.eye(3)
@@ -71,6 +72,38 @@ def test_more_budget_never_expects_less_and_a_batch_is_its_rows(seed: int) -> No
         assert alone.plan[0] == together.plan[i]
         assert alone.expected_accuracy[0] == together.expected_accuracy[i]
         assert together.p95[i] <= budgets[i] * (1 + 1e-9)
+
+
+def test_the_next_better_plan_is_named_with_the_budget_that_really_buys_it() -> None:
+    dear = copy.deepcopy(document())
+    for cell in dear["plans"][3]["cost"].values():
+        cell["p95"] = 41e6  # beyond the row that names it
+    planner = Planner(dear, predictor())
+    prompt = prompt_of(9)
+    said = planner.choose(prompt, "33x").explain()
+    assert "next better: 41 MFLOPs would buy best_of_n(n=16" in said
+    assert planner.choose(prompt, "41x").hyperparameters["n"] == 16
+    assert planner.choose(prompt, "40.9x").hyperparameters["n"] != 16
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_one_prompt_and_many_choose_alike(seed: int) -> None:
+    """Random tables: ties, budgets at and beside the rows' and plans' own, plans left out, hopeless prompts."""
+    rng = np.random.default_rng(seed)
+    some = copy.deepcopy(document())
+    for plan in some["plans"]:
+        for cell in plan["accuracy"].values():
+            cell["value"] = float(rng.choice([0.001, 0.3, 0.302, 0.6]))
+        for cell in plan["cost"].values():
+            cell["total"] = float(rng.choice([1e6, 2e6, 8e6, 30e6]))
+            cell["p95"] = cell["total"] * float(rng.choice([1.0, 1.5]))
+    table = PlanTable.from_document(some)
+    rows = np.concatenate([rng.dirichlet(np.ones(3), 8), np.eye(3)])
+    for budget in (0.9e6, 2e6, 2e6 * (1 + 1e-12), 8e6, 31e6, 1e9):
+        for allowed in (None, rng.random(5) < 0.6):
+            many = choose_plans(table, rows, budget, allowed=allowed).plan
+            assert [choose_one(table, row, budget, allowed) for row in rows] == many.tolist()
 
 
 def test_unmeasured_buckets_take_the_overall_figure() -> None:

@@ -22,7 +22,7 @@ from planner.tasks.lab import worked_problems
 
 TINY = shipped("recipes", "lab-tiny.toml")
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-COMMANDS = ("profile", "import", "fit", "choose", "solve", "report", "show", "strategies", "demo")
+COMMANDS = ("profile", "import", "fit", "choose", "solve", "evaluate", "report", "show", "strategies", "demo")
 
 
 def planner(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -93,6 +93,18 @@ def test_choose_show_and_report_from_a_fitted_bank(policy, tmp_path):
     for suffix in ("html", "md", "json"):
         planner("report", policy, "-o", tmp_path / f"report.{suffix}")
         assert (tmp_path / f"report.{suffix}").stat().st_size > 1000
+
+
+def test_evaluate_the_policy_and_on_a_bank(policy, bank):
+    validated = json.loads(planner("evaluate", policy, "--json").stdout)
+    on_bank = json.loads(planner("evaluate", policy, "--bank", bank, "--json").stdout)
+    assert set(validated) == set(on_bank)
+    assert (validated["held_out"], on_bank["held_out"]) == (True, False)
+    for found in (validated, on_bank):
+        assert all(entry["methods"]["policy"]["accuracy"] is not None for entry in found["budgets"])
+    shown = planner("evaluate", policy).stdout
+    assert "best fixed strategy" in shown
+    assert "log loss" in shown
 
 
 def test_solve_runs_the_plan_within_its_budget(policy):

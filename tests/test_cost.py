@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from planner.errors import InputError
-from planner.models.cost import ARCHITECTURES, ModelShape, sampling_cost, scoring_cost
+from planner.models.architectures import ARCHITECTURES
+from planner.models.cost import ModelShape, sampling_cost, scoring_cost
 
 _SIZES = {
     "vocab_size": 211,
@@ -29,6 +30,12 @@ _MIXTURE = {
     "shared_expert_intermediate_size": 80,
 }
 
+_LATENT = {
+    "num_key_value_heads": 6, "head_dim": 8, "kv_lora_rank": 20, "q_lora_rank": 28, "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "num_mtp_layers": 0,
+}  # fmt: skip
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama tied": ("llama", {"tie_word_embeddings": True}),
@@ -46,6 +53,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe": ("qwen2_moe", _MIXTURE),
     "qwen2_moe, half the layers dense": ("qwen2_moe", {**_MIXTURE, "decoder_sparse_step": 2}),
     "qwen2_moe, first layer dense": ("qwen2_moe", {**_MIXTURE, "mlp_only_layers": [0]}),
+    "gemma2 tied, every other layer slides": ("gemma2", {"sliding_window": 16, "tie_word_embeddings": True}),
+    "gemma3 with biases, three of four slide": (
+        "gemma3_text",
+        {"sliding_window": 16, "layer_types": ["sliding_attention"] * 3 + ["full_attention"], "attention_bias": True},
+    ),
+    "deepseek_v3": ("deepseek_v3", _LATENT),
+    "deepseek_v3, biases": ("deepseek_v3", _LATENT | {"attention_bias": True}),
+    "deepseek_v2 without a query rank": ("deepseek_v2", _LATENT | {"q_lora_rank": None, "topk_method": "greedy"}),
     "qwen3_moe": ("qwen3_moe", {k: v for k, v in _MIXTURE.items() if not k.startswith("shared")}),
 }
 
@@ -113,7 +128,8 @@ def test_prefill_is_what_the_counter_sees(case: str) -> None:
         counted = _counted(
             lambda: model(input_ids=ids[:, 36:], use_cache=True, logits_to_keep=2, **{_cache_name(model): cache})
         )
-        assert counted == pytest.approx(shape.square_flops(12, 36, logit_tokens=2), rel=0.02)
+        expected = shape.square_flops(12, 36, logit_tokens=2) + _expanded_again(shape, 36)
+        assert counted == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -129,9 +145,20 @@ def test_cached_decoding_is_what_the_counter_sees(case: str) -> None:
         _counted(lambda at=at: model(input_ids=ids[:, at : at + 1], use_cache=True, **{name: cache}))
         for at in range(10, 50)
     ]
-    assert sum(each) == pytest.approx(shape.decode_flops(10, 40), rel=0.02)
     for place, counted in enumerate(each):
-        assert counted == pytest.approx(shape.decode_flops(10 + place, 1), rel=0.02)
+        expected = shape.decode_flops(10 + place, 1) + _expanded_again(shape, 10 + place)
+        assert counted == pytest.approx(expected, rel=0.02)
+    if shape.latent is None:
+        assert sum(each) == pytest.approx(shape.decode_flops(10, 40), rel=0.02)
+
+
+def _expanded_again(shape: ModelShape, kept: int) -> int:
+    """transformers keeps latents and projects all of them up in every pass; no engine that is used does, so no cost
+    counts it."""
+    latent = shape.latent
+    if latent is None:
+        return 0
+    return shape.layers * 2 * kept * latent.key_value_rank * shape.heads * (latent.nope_dim + latent.value_dim)
 
 
 def _cache_name(model: Any) -> str:
@@ -227,6 +254,40 @@ def test_a_window_caps_the_context() -> None:
 )
 def test_which_layers_slide(kind: str, more: dict[str, Any], windows: tuple[int | None, ...]) -> None:
     assert _plain(kind, **more).windows == windows
+
+
+def test_gemmas_rules_where_a_config_leaves_them_out() -> None:
+    alternating = _plain("gemma2", num_hidden_layers=5)
+    assert alternating.windows == (4096, None, 4096, None, 4096)
+    assert alternating.tied_embeddings
+    assert _plain("gemma2", sliding_window=None).windows == (None,) * 4
+    sixth = _plain("gemma3_text", num_hidden_layers=7, sliding_window=512)
+    assert sixth.windows == (512,) * 5 + (None, 512)
+    assert _plain("gemma3_text", sliding_window=512, sliding_window_pattern=2).windows == (512, None, 512, None)
+
+
+def test_of_a_model_that_sees_pictures_the_language_model_is_counted() -> None:
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}
+    shape = ModelShape.from_config(
+        {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 1152}}
+    )
+    assert (shape.model_type, shape.heads, shape.kv_heads, shape.head_dim) == ("gemma3_text", 8, 4, 256)
+    with pytest.raises(InputError, match=r"text_config.*hidden_size"):
+        ModelShape.from_config({"model_type": "gemma3", "text_config": {}})
+    with pytest.raises(InputError, match="model_type"):
+        ModelShape.from_config({"model_type": "gemma3"})
+
+
+def test_latent_attention_by_hand() -> None:
+    """METHODS section 4: its own down- and up-projections in place of q, k and v."""
+    shape = _plain("deepseek_v3", **_LATENT, num_hidden_layers=1)
+    attention = 96 * 28 + 28 * 6 * 20 + 96 * (20 + 8) + 20 * 6 * (12 + 10) + 6 * 10 * 96
+    assert shape.flops_per_token == 2 * (attention + 3 * 96 * 160)
+    assert shape.attention_flops(1, 99) == 2 * 6 * (20 + 10) * 100
+    direct = _plain("deepseek_v3", **_LATENT | {"q_lora_rank": None}, num_hidden_layers=1)
+    assert direct.flops_per_token - shape.flops_per_token == 2 * (96 * 6 * 20 - 96 * 28 - 28 * 6 * 20)
+    with pytest.raises(InputError, match="kv_lora_rank"):
+        _plain("deepseek_v3", **_LATENT | {"kv_lora_rank": None})
 
 
 def test_2nd_counts_tied_embeddings_once_and_active_experts_only() -> None:

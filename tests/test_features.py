@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from planner.errors import PolicyError
 from planner.policy.features import COUNTS, MAX_CHARACTERS, FeatureSpec, extract
-from planner.policy.open_ended import looks_open_ended
+from planner.policy.open_ended import OPEN_ENDED, looks_open_ended
+from planner.policy.wording import CUES
 
 
 def counts(prompt: str) -> dict[str, float]:
@@ -57,6 +60,21 @@ def test_a_row_depends_on_its_prompt_alone(prompts: list[str]) -> None:
         alone = extract([prompt])
         assert np.array_equal(batch.matrix[i], alone.matrix[0])
         assert np.array_equal(batch.trigrams[batch.owners == i], alone.trigrams)
+
+
+def test_words_are_counted_as_str_count_does() -> None:
+    rng = random.Random(0)
+    words = [word for _, listed in CUES for word in listed] + [word for word in OPEN_ENDED if word.isascii()]
+    parts = [*words, " per per ", "evaluatevaluate", "at ", "wha", "x", "7", " ", "\n"]
+    prompts = ["".join(rng.choices(parts, k=rng.randint(0, 8))) for _ in range(400)]
+    together = extract(prompts)
+    first = COUNTS.index("cue_how_many")
+    for row, prompt in enumerate(prompts):
+        expected = [sum(prompt.count(word) for word in listed) for _, listed in CUES]
+        worded = any(word in prompt for word in OPEN_ENDED if word.isascii())
+        for found, at in ((together, row), (extract([prompt]), 0)):
+            assert found.matrix[at, first : first + len(CUES)].tolist() == expected
+            assert bool(found.open_worded[at]) is worded
 
 
 def test_known_values_hold_on_every_machine() -> None:

@@ -40,7 +40,9 @@ def record():
         finished=finished,
         scores=scores,
     )
-    return draws, Orders(index=np.broadcast_to(np.arange(N), (1, *shape)))
+    return draws, Orders(
+        permutations=np.arange(N)[None], places=np.broadcast_to(np.arange(N), shape), counts=draws.counts
+    )
 
 
 DRAWS, ORDERS = record()

@@ -19,7 +19,8 @@ from planner.core import GenerationRequest, Sampling
 from planner.errors import BankError, InputError
 from planner.profiling.bank import Bank
 from planner.profiling.recipe import load_recipe
-from planner.profiling.run import profile
+from planner.profiling.run import profile, task_of
+from planner.profiling.work import Makers, chunks_of
 from planner.runtime.driver import run_flow
 from planner.strategies import BeamSearch, BestOfN
 from planner.tasks.task import load_task
@@ -127,6 +128,32 @@ def test_bank_and_live_strategies_agree(recipe: Path, tmp_path: Path) -> None:
         assert row["text"] == live.answer.text
         assert row["generated_tokens"] == live.usage.generated_tokens
         assert row["verifier_flops"] == live.cost.verifier_flops
+
+
+class Joinable(ScriptedEngine):
+    """Continuous, as far as a chunk's samples are concerned."""
+
+    def submit(self, requests):
+        raise AssertionError("samples are a batch")
+
+
+def test_a_continuous_engine_is_asked_for_all_samples_of_a_chunk_at_once(recipe: Path) -> None:
+    loaded = load_recipe(recipe)
+    task, _ = task_of(loaded)
+
+    def made(kind: type[ScriptedEngine]) -> tuple[list[int], list[list[dict]]]:
+        engine = kind(drawn, name="large")
+        makers = Makers(engines={"large": engine}, verifier=ScriptedVerifier(judged), task=task, max_batch=16)
+        chunks = [chunk for chunk in chunks_of(loaded, makers) if chunk.table == "samples"]
+        rows = [chunk.make(chunk.missing(makers, ()), makers) for chunk in chunks]
+        return [len(batch) for batch in engine.batches], rows
+
+    at_once, rows = made(Joinable)
+    in_batches, same_rows = made(ScriptedEngine)
+    # Chunks of 5, 5 and 2 problems: 1 greedy answer, 4 at each of two temperatures, 3 for difficulty.
+    assert at_once == [5, 5, 2, 20, 20, 8, 20, 20, 8, 15, 15, 6]
+    assert in_batches == [5, 5, 2, 16, 4, 16, 4, 8, 16, 4, 16, 4, 8, 15, 15, 6]
+    assert rows == same_rows
 
 
 def test_again_makes_nothing_anew(recipe: Path, tmp_path: Path) -> None:

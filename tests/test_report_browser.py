@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simulated_policy import simulated_policy
 
-from planner.report import build_report, to_json, write_html
+from planner.report import build_report, to_json, write_comparison, write_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -115,4 +115,25 @@ def test_first_paint_within_two_seconds(browser: Any, report: tuple[Path, dict[s
         page.wait_for_timeout(100)
     assert painted
     assert painted[0] < 2000
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_two_policies_side_by_side_fit_the_page(browser: Any, tmp_path: Path, width: int) -> None:
+    a, b = (simulated_policy(tmp_path / n, name=f"policy {n}", advantage=d) for n, d in (("a", 0.0), ("b", 0.05)))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    noise: list[str] = []
+    page.on("console", lambda message: noise.append(message.text))
+    page.on("pageerror", lambda error: noise.append(str(error)))
+    page.goto(write_comparison(a, b, tmp_path / "both.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#both-curves .legend button").first.click()
+    assert page.locator("#both-curves.focused").count() == 1
+    if width > 760:  # a narrow page shows a table's rows as blocks, without their head
+        page.locator("#equal-cost thead button").first.click()
+    else:
+        page.locator("#equal-cost thead button").first.evaluate("button => button.click()")
+    costs = page.locator("#equal-cost tbody tr").evaluate_all("rows => rows.map(r => Number(r.cells[0].dataset.value))")
+    assert costs == sorted(costs, reverse=True)
+    assert noise == []
     page.close()

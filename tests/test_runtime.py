@@ -1,6 +1,9 @@
 """Drivers, meter and ledger on scripted engines."""
 
+import asyncio
 import math
+import random
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,8 +15,11 @@ from planner.core import Answer, Completion, GenerationRequest, Outcome, Problem
 from planner.effects import Generate
 from planner.errors import BudgetError, CapabilityError, EngineError, VerifierError
 from planner.models.cost import sampling_cost, scoring_cost
+from planner.models.latency import Latency, LatencyModel
+from planner.models.protocols import Pending
 from planner.runtime.driver import Job, iter_runs, run_flow, run_flows
 from planner.runtime.ledger import Ledger
+from planner.runtime.service import FlowService
 from planner.strategies import (
     DVTS,
     AdaptiveBestOfN,
@@ -88,6 +94,60 @@ def run(problem, spec, budget=None):
     )
 
 
+class FakeClock:
+    """Stands still but for `advance`; `longest` is the longest advance."""
+
+    def __init__(self):
+        self.now = self.longest = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+        self.longest = max(self.longest, seconds)
+
+
+class TimedEngine(ScriptedEngine):
+    """Takes `latency`'s seconds of the fake clock for each call, times a random factor below `jitter`."""
+
+    def __init__(self, script, clock, latency, jitter=1.0, **options):
+        super().__init__(script, **options)
+        self._clock, self._latency, self._jitter, self._rng = clock, latency, jitter, random.Random(0)
+
+    def generate(self, requests):
+        made = super().generate(requests)
+        inputs = {}
+        for r, c in zip(requests, made, strict=True):
+            inputs[r.prompt, r.prefix] = max(inputs.get((r.prompt, r.prefix), 0), c.prompt_tokens - c.cached_tokens)
+        seconds = self._latency.seconds(sum(inputs.values()), [c.generated_tokens for c in made])
+        self._clock.advance(seconds * self._rng.uniform(min(1.0, self._jitter), self._jitter))
+        return made
+
+
+class TimedVerifier(ScriptedVerifier):
+    def __init__(self, clock, latency, **options):
+        super().__init__(judged, **options)
+        self._clock, self._latency = clock, latency
+
+    def score(self, requests):
+        scored = super().score(requests)
+        self._clock.advance(self._latency.seconds(sum(s.tokens for s in scored)))
+        return scored
+
+
+def latency_of(call, token, step, rise=0.0):
+    steps = (step, step + rise)
+    return Latency(
+        call_seconds=call, token_seconds=token, rows=(1, 4), step_seconds=steps, slowdown=(1.0,),
+        median_relative_error=0.0, held_out=1,
+    )  # fmt: skip
+
+
+def verifier_latency(call, token):
+    return replace(latency_of(call, token, 0.0), rows=(), step_seconds=())
+
+
 class WatchedLedger(Ledger):
     """Looks after every event whether anything was overspent."""
 
@@ -132,30 +192,54 @@ class Behaviour:
     incremental: bool
     tells_logprobs: bool
     max_batch: int
+    jitter: float
+    is_measured: bool
 
-    def makers(self):
+    def makers(self, clock):
         options = {"caches_prefixes": self.caches, "logprob": confident if self.tells_logprobs else None}
-        engines = {name: ScriptedEngine(SCRIPTS[self.script], name=name, **options) for name in ("m", "large")}
-        return engines, ScriptedVerifier(judged, incremental=self.incremental)
+        latency = latency_of(0.05, 0.001, 0.01, 0.005)
+        engines = {
+            name: TimedEngine(SCRIPTS[self.script], clock, latency, self.jitter, name=name, **options)
+            for name in ("m", "large")
+        }
+        return engines, TimedVerifier(clock, latency_of(0.02, 0.001, 0.0), incremental=self.incremental)
+
+    @property
+    def latency(self):
+        known = {"m": latency_of(0.05, 0.001, 0.01, 0.005)}
+        return LatencyModel(engines=known, verifier=verifier_latency(0.02, 0.001)) if self.is_measured else None
 
 
 def check_budgets(rows, behaviour):
-    jobs = [Job(replace(p, prompt=p.prompt + str(i)), spec, budget) for i, (p, spec, budget) in enumerate(rows)]
-    engines, verifier = behaviour.makers()
-    runs = run_flows(jobs, engines, verifier, default_policy_model="m", max_batch=behaviour.max_batch)
+    jobs = [
+        Job(replace(p, prompt=p.prompt + str(i)), spec, budget, seconds)
+        for i, (p, spec, budget, seconds) in enumerate(rows)
+    ]
+    clock = FakeClock()
+    engines, verifier = behaviour.makers(clock)
+    runs = run_flows(
+        jobs, engines, verifier, default_policy_model="m", max_batch=behaviour.max_batch, latency=behaviour.latency,
+        clock=clock,
+    )  # fmt: skip
     total = sum((r.usage for r in runs[1:]), runs[0].usage)
     assert total.generated_tokens == sum(e.generated_tokens for e in engines.values())
     assert total.computed_prompt_tokens == sum(e.computed_tokens for e in engines.values())
     assert total.computed_scored_tokens == verifier.computed_tokens
     for job, result in zip(jobs, runs, strict=True):
-        assert result.cost.total_flops <= job.budget_flops
+        assert job.budget_flops is None or result.cost.total_flops <= job.budget_flops
+        assert job.budget_seconds is None or result.seconds <= job.budget_seconds + clock.longest
         if result.answer.outcome is not Outcome.OUT_OF_BUDGET:
-            free = run_flow(job.problem, job.spec, *behaviour.makers(), default_policy_model="m")
+            assert job.budget_seconds is None or result.seconds <= job.budget_seconds
+            free = run_flow(job.problem, job.spec, *behaviour.makers(FakeClock()), default_policy_model="m")
             assert (result.answer, result.cost) == (free.answer, free.cost)
 
 
 BUDGETED = given(
-    st.lists(st.tuples(problems(), specs(), st.floats(0, 3e6)), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(problems(), specs(), st.none() | st.floats(0, 3e6), st.none() | st.floats(0, 4)),
+        min_size=1,
+        max_size=3,
+    ),
     st.builds(
         Behaviour,
         script=st.sampled_from(["drawn", *SCRIPTS]),
@@ -163,6 +247,8 @@ BUDGETED = given(
         incremental=st.booleans(),
         tells_logprobs=st.booleans(),
         max_batch=st.integers(1, 9),
+        jitter=st.floats(0.1, 3),
+        is_measured=st.booleans(),
     ),
 )
 
@@ -200,6 +286,147 @@ def test_the_ledgers_balance_is_never_negative(budget, events):
         ledger.settle(amount, int(amount * part))
     assert ledger.reserved_flops == 0
     assert ledger.spent_flops + ledger.balance_flops == math.floor(budget)
+
+
+def alone(spec, script, budget_seconds, latency, *, jitter=1.0, budget_flops=None):
+    clock = FakeClock()
+    engine = TimedEngine(script, clock, latency.engines["m"], jitter, name="m")
+    verifier = TimedVerifier(clock, latency.verifier, incremental=False)
+    result = run_flow(
+        PROBLEM, spec, {"m": engine, "large": engine}, verifier, default_policy_model="m", budget_flops=budget_flops,
+        budget_seconds=budget_seconds, latency=replace(latency, engines=latency.engines | {"large": latency.engines["m"]}),
+        clock=clock,
+    )  # fmt: skip
+    return result, engine
+
+
+MEASURED = LatencyModel(engines={"m": latency_of(0.05, 0.001, 0.01, 0.003)}, verifier=verifier_latency(0.02, 0.001))
+
+
+@settings(max_examples=300, deadline=None)
+@given(specs(), st.floats(0, 4), st.sampled_from(sorted(SCRIPTS)), st.floats(0.1, 1))
+def test_where_the_engine_is_no_slower_than_measured_no_deadline_is_missed(spec, budget, script, jitter):
+    result, _ = alone(spec, SCRIPTS[script], budget, MEASURED, jitter=jitter)
+    assert result.seconds <= budget
+
+
+def test_a_request_is_cut_to_the_tokens_that_fit_in_the_time_left():
+    # 0.05 for the call, 0.005 for five tokens of prompt, 0.01 for each further token.
+    result, engine = alone(Greedy(), lambda r: "x" * 500, 0.2551, MEASURED)
+    assert engine.batches[0][0].sampling.max_tokens == 20
+    assert (result.answer.outcome, result.answer.text) == (Outcome.OUT_OF_BUDGET, "x" * 20)
+    assert result.seconds == pytest.approx(0.255)
+    assert result.usage.decode_steps == 20
+    both, _ = alone(
+        Greedy(), lambda r: "x" * 500, 0.2551, MEASURED, budget_flops=SHAPE.prefill_flops(5) + SHAPE.decode_flops(5, 7)
+    )
+    assert both.answer.text == "x" * 7
+    wide, engine = alone(Majority(n=4), lambda r: "x" * 500, 0.2551, MEASURED)
+    # A step of four rows takes 0.013.
+    assert [r.sampling.max_tokens for r in engine.batches[0]] == [15] * 4
+    assert wide.usage.decode_steps == 15
+
+
+def test_a_slow_engine_stops_after_the_call_in_which_time_ran_out():
+    script = lambda r: "s\n" if len(r.prefix) < 40 else f"#### 1{END}"  # noqa: E731
+    clock = FakeClock()
+    engine = TimedEngine(script, clock, latency_of(1.0, 0.0, 0.0))
+    result = run_flow(
+        PROBLEM, BeamSearch(n=1, expansions=1), {"m": engine}, ScriptedVerifier(judged), default_policy_model="m",
+        budget_seconds=3.5, clock=clock,
+    )  # fmt: skip
+    assert (len(engine.batches), result.seconds) == (4, 4.0)
+    assert result.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert result.answer.text == "s\n" * 4
+    assert result.usage.scoring_rounds == 3  # the fourth step came too late to be scored
+
+
+def test_an_answer_that_is_late_is_out_of_budget_and_shown_all_the_same():
+    clock = FakeClock()
+    engine = TimedEngine(lambda r: f"#### 1{END}", clock, latency_of(2.0, 0.0, 0.0))
+    late = run_flow(PROBLEM, Greedy(), {"m": engine}, default_policy_model="m", budget_seconds=1.5, clock=clock)
+    assert (late.answer.outcome, late.answer.answer) == (Outcome.OUT_OF_BUDGET, "1")
+    in_time = run_flow(PROBLEM, Greedy(), {"m": engine}, default_policy_model="m", budget_seconds=2, clock=clock)
+    assert in_time.answer.outcome is Outcome.FINISHED
+
+
+def test_what_is_not_scored_in_time_is_not_asked_for():
+    engine_seconds = 0.05 + 0.005 + 7 * 0.01
+    result, _ = alone(BestOfN(n=1), lambda r: f"#### 1{END}", engine_seconds + 0.02, MEASURED)
+    assert result.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert (result.answer.answer, result.usage.scored_tokens) == ("1", 0)
+    scored, _ = alone(BestOfN(n=1), lambda r: f"#### 1{END}", engine_seconds + 0.05, MEASURED)
+    assert scored.answer.outcome is Outcome.FINISHED
+
+
+def test_no_limited_request_waits_for_one_that_is_not():
+    engine = ScriptedEngine(lambda r: f"#### 1{END}")
+    jobs = [Job(replace(PROBLEM, prompt=f"{i}"), Majority(n=2), None, 9.0 if i % 2 else None) for i in range(4)]
+    clock = FakeClock()
+    order = [i for i, _ in iter_runs(jobs, {"m": engine}, None, default_policy_model="m", clock=clock)]
+    assert [[r.prompt for r in batch] for batch in engine.batches] == [["1", "1", "3", "3"], ["0", "0", "2", "2"]]
+    assert order == [1, 3, 0, 2]
+
+
+class LeavableEngine(ScriptedEngine):
+    """Continuous: `slow` requests never end by themselves."""
+
+    def __init__(self, script, slow, on_submit):
+        super().__init__(script)
+        self._slow, self._on_submit = slow, on_submit
+        self.futures = []
+
+    def submit(self, requests):
+        made = self.generate(requests)
+        for request, completion in zip(requests, made, strict=True):
+            future = Future()
+            if not self._slow(request):
+                future.set_result(completion)
+            self.futures.append(future)
+        self._on_submit()
+        return [Pending(future, lambda result: result) for future in self.futures[-len(requests) :]]
+
+
+def test_requests_in_flight_are_cancelled_at_the_deadline_and_charged_their_worst_case():
+    clock = FakeClock()
+    engine = LeavableEngine(lambda r: f"#### {r.index}{END}", lambda r: r.index == 2, lambda: clock.advance(5))
+    result = run_flow(PROBLEM, Majority(n=3), {"m": engine}, default_policy_model="m", budget_seconds=4, clock=clock)
+    assert [future.cancelled() for future in engine.futures] == [False, False, True]
+    assert result.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert {c.answer for c in result.answer.candidates} == {"0", "1"}
+    worst = sampling_cost(SHAPE, 5, PROBLEM.max_tokens)[1]
+    assert result.cost.decode_flops == worst + 2 * sampling_cost(SHAPE, 5, 7)[1]
+    assert result.usage.generated_tokens == PROBLEM.max_tokens + 2 * 7
+
+
+def test_the_service_keeps_deadlines_too():
+    async def main():
+        clock = FakeClock()
+        engine = TimedEngine(lambda r: f"#### 1{END}", clock, latency_of(2.0, 0.0, 0.0))
+        flows = FlowService({"m": engine}, None, default_policy_model="m", max_batch=1, clock=clock)
+        try:
+            jobs = [Job(PROBLEM, Majority(n=2), None, seconds) for seconds in (3.0, None)]
+            return await asyncio.gather(*(flows.run(job) for job in jobs))
+        finally:
+            await flows.aclose()
+
+    limited, free = asyncio.run(main())
+    assert limited.answer.outcome is Outcome.OUT_OF_BUDGET
+    assert free.answer.outcome is Outcome.FINISHED
+
+
+def test_the_ledger_counts_seconds_from_its_opening():
+    clock = FakeClock()
+    clock.advance(7)
+    ledger = Ledger(10, 2.0, clock)
+    assert ledger.balance_seconds == 2.0
+    clock.advance(0.5)
+    assert (ledger.spent_seconds, ledger.balance_seconds, ledger.late) == (0.5, 1.5, False)
+    clock.advance(2)
+    assert (ledger.balance_seconds, ledger.late, ledger.balance_flops) == (0.0, True, 10)
+    assert Ledger(clock=clock).balance_seconds is None
+    with pytest.raises(BudgetError, match="budget_seconds"):
+        Ledger(None, math.nan)
 
 
 def test_the_ledger_refuses_what_cannot_be():

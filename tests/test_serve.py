@@ -8,7 +8,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from scripted import ScriptedEngine, ScriptedVerifier, drawn, judged
 from served import Moody, Served, finished, serving
 
 from planner.api import Planner, load
-from planner.core import GenerationRequest
+from planner.core import Completion, GenerationRequest
 from planner.errors import CapabilityError, InputError
+from planner.policy.drift import measure_drift
 from planner.serve import Settings
 from planner.serve.start import check_match, priced
 
@@ -110,12 +112,30 @@ def test_a_budget_comes_from_body_header_or_model_name(client: openai.OpenAI) ->
     assert ask(client, model="auto").planner["plan"]["hyperparameters"]["n"] == 16
 
 
+def test_seconds_are_a_cap_beside_the_servers_own(planner: Planner) -> None:
+    timed = json.loads(json.dumps(planner.document))
+    for plan, p99 in zip(timed["plans"], (1.0, 2.0, 4.0, 60.0, 90.0), strict=True):
+        plan["seconds"] = {bucket: {"mean": p99 / 2, "p99": p99} for bucket in timed["bucket_edges"]}
+    with serving(Planner(timed, planner.predictor), Settings(max_budget="32x")) as server:
+        for budget, amount, seconds in (("5 s", 32e6, 5.0), ("8x and 20 s", 8.0, 20.0)):
+            status, reply = post(server, "/v1/chat/completions", GOOD | {"model": "small", "budget": budget})
+            assert status == 200
+            plan = reply["planner"]["plan"]
+            assert (plan["budget"]["amount"], plan["budget"]["and_seconds"]) == (amount, seconds)
+            assert plan["seconds_p99"] <= seconds
+            assert plan["expected_cost"]["p95"] <= 32e6
+        assert post(server, "/v1/chat/completions", GOOD | {"model": "small", "budget": "0.5 s"})[0] == 400
+
+
 def test_the_plain_model_is_sampled_as_asked(client: openai.OpenAI) -> None:
     reply = ask(client, n=3, temperature=0.7)
     assert reply.planner["plan"] is None
     assert len(reply.choices) == 3
     assert reply.usage.requests == 3
     assert reply.usage.prompt_tokens == len(HARD)  # one prefill, shared
+    again, other = (ask(client, n=3, temperature=0.7, seed=seed) for seed in (0, 7))
+    assert [c.message for c in again.choices] == [c.message for c in reply.choices]
+    assert [c.message for c in other.choices] != [c.message for c in reply.choices]
     greedy = ask(client, temperature=0, n=2)
     assert greedy.choices[0].message.content == greedy.choices[1].message.content
     assert greedy.usage.requests == 1
@@ -188,6 +208,48 @@ def test_messages_are_joined_and_said_so(client: openai.OpenAI) -> None:
     assert "joined" in " ".join(reply.planner["warnings"])
 
 
+class Replayed(Moody):
+    """Gives what another engine gave, and nothing else."""
+
+    def __init__(self, records: dict[str, Completion]) -> None:
+        super().__init__()
+        self.records = records
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        return [self.records[request.key("small")] for request in requests]
+
+
+class Recording(Replayed):
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        made = Moody.generate(self, requests)
+        self.records.update({r.key("small"): c for r, c in zip(requests, made, strict=True)})
+        return made
+
+
+def test_what_was_drawn_behind_the_endpoint_replays_to_the_same_plans_and_answers(planner: Planner) -> None:
+    recording = Recording({})
+    with serving(planner, engine=recording) as server:
+        served = {
+            (terms, budget): post(server, "/v1/completions", {"model": "small", "prompt": prompt_of(terms), "budget": budget})
+            for terms in range(2, 10) for budget in ("4x", "8x", "32x")
+        }  # fmt: skip
+    engine, verifier = Replayed(recording.records), ScriptedVerifier(judged)
+    strategies = set()
+    for (terms, budget), (status, online) in served.items():
+        offline = planner.solve(prompt_of(terms), budget, engine={"small": engine}, verifier=verifier)
+        assert status == 200
+        plan = online["planner"]["plan"]
+        strategies.add(plan["strategy"])
+        assert (plan["strategy"], plan["hyperparameters"]) == (
+            offline.plan.strategy,
+            dict(offline.plan.hyperparameters),
+        )
+        assert online["choices"][0]["text"] == offline.text
+        assert online["planner"]["answer"] == offline.answer
+        assert online["planner"]["flops"]["total"] == offline.cost.total_flops
+    assert strategies == {"greedy", "majority", "best_of_n"}
+
+
 # --- going away, failing -----------------------------------------------------------------------------------------------
 
 
@@ -219,9 +281,12 @@ def _until(condition: Any, seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def test_an_engine_that_is_down_is_503_until_it_is_back(planner: Planner) -> None:
+@pytest.mark.parametrize("shown", [False, True])
+def test_an_engine_that_is_down_is_503_until_it_is_back(
+    planner: Planner, caplog: pytest.LogCaptureFixture, shown: bool
+) -> None:
     engine = Moody()
-    with serving(planner, Settings(retry_after_seconds=0.3), engine) as server:
+    with serving(planner, Settings(retry_after_seconds=0.3, log_prompts=shown), engine) as server:
         assert raw(f"{server.url}/ready")[0] == 200
         engine.broken = True
         body = {"model": "small@8x", "messages": [{"role": "user", "content": HARD}]}
@@ -230,6 +295,7 @@ def test_an_engine_that_is_down_is_503_until_it_is_back(planner: Planner) -> Non
             status, text, headers = raw(f"{server.url}/v1/chat/completions", data)
             assert (status, headers["Retry-After"]) == (503, "1")
             assert json.loads(text)["error"]["code"] == "engine_unavailable"
+            assert HARD.encode() not in text  # it might be another client's
         assert raw(f"{server.url}/ready")[0] == 503
         assert raw(f"{server.url}/health")[0] == 200
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
@@ -237,13 +303,16 @@ def test_an_engine_that_is_down_is_503_until_it_is_back(planner: Planner) -> Non
             ask(client, model="small@8x")
         assert caught.value.status_code == 503
         events = ask(client, model="small@8x", stream=True, extra_body={"progress": True})
-        with pytest.raises(openai.APIError, match="connection refused"):
+        with pytest.raises(openai.APIError, match="engine failed"):
             list(events)
         engine.broken = False
         assert ask(client, model="small@8x").planner["outcome"]
         assert raw(f"{server.url}/ready")[0] == 200
         client.close()
         assert server.gateway.in_flight == 0
+    said = [record.getMessage() for record in caplog.records if record.name == "planner.serve"]
+    assert len(said) == 2  # one when it fails, one when it is back
+    assert (HARD in said[0]) is shown
 
 
 def test_slow_answers_and_too_many_are_refused(planner: Planner) -> None:
@@ -286,9 +355,12 @@ GOOD: dict[str, Any] = {"model": "small@8x", "messages": [{"role": "user", "cont
         ({"messages": [{"role": "user", "content": "a b" * 20_000}]}, "prompt"),
         ({"n": 0}, "n"),
         ({"n": 1.5}, "n"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "x"}, "seed"),
         ({"temperature": 1e999}, None),
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "7", "max_completion_tokens": 7}, "max_tokens"),
         ({"stop": [""]}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": 1}, "stream_options"),
@@ -330,6 +402,81 @@ def test_large_and_slow_bodies(served: Served) -> None:
     )
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_a_megabyte_of_prompt_is_refused_by_size_or_by_length(served: Served, planner: Planner) -> None:
+    prompt = "What is 1 + 1? " * 70_000
+    for path, body in (("/v1/chat/completions", GOOD | {"messages": [{"role": "user", "content": prompt}]}),
+                       ("/v1/completions", {"model": "small", "prompt": prompt})):  # fmt: skip
+        assert post(served, path, body)[0] == 413
+    with serving(planner, Settings(max_body_bytes=2_000_000)) as wide:
+        for model in ("small", "small@8x"):
+            status, reply = post(wide, "/v1/completions", {"model": model, "prompt": prompt})
+            assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
+        assert post(wide, "/v1/plan", {"prompt": prompt, "budget": "8x"})[0] == 400
+
+
+def told_until_closed(connection: socket.socket) -> bytes:
+    connection.settimeout(20)
+    said = b""
+    with suppress(ConnectionResetError):  # closed before all that was sent had been read
+        while piece := connection.recv(65536):
+            said += piece
+    return said
+
+
+def test_a_head_that_trickles_in_is_refused(planner: Planner) -> None:
+    with serving(planner, Settings(head_timeout_seconds=0.4)) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        # Nothing at all; a head without an end; the second request of a kept connection.
+        with socket.create_connection(address) as silent:
+            assert told_until_closed(silent).startswith(b"HTTP/1.1 408 ")
+        for first in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+            with socket.create_connection(address) as slow:
+                slow.sendall(first)
+                said = b""
+                while first and b'"ok"' not in said:
+                    said += slow.recv(65536)
+                slow.sendall(b"POST /v1/plan HTTP/1.1\r\nHost: x\r\n")
+                for _ in range(200):
+                    try:
+                        slow.sendall(b"X-Trickle: 1\r\n")
+                        slow.settimeout(0.05)
+                        said = slow.recv(65536)
+                    except TimeoutError:
+                        assert raw(f"{server.url}/health")[0] == 200  # nobody else waits
+                        continue
+                    except ConnectionError:
+                        break
+                    assert said.startswith(b"HTTP/1.1 408 ")
+                    break
+                else:
+                    pytest.fail("a head may trickle in for ever")
+        with socket.create_connection(address) as large:
+            large.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 200_000)
+            assert told_until_closed(large)[:13] in (b"HTTP/1.1 400 ", b"")
+
+
+def test_answers_that_nobody_reads_are_given_up(planner: Planner) -> None:
+    asked = 1500
+    with serving(planner, Settings(read_timeout_seconds=0.3)) as server:
+        registry = server.gateway.metrics.registry
+
+        def answered() -> float:
+            return registry.get_sample_value("planner_requests_total", {"path": "/openapi.json", "status": "200"}) or 0
+
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
+            before = -1.0
+            while answered() != before:  # until the system's buffers are full, and then for longer than is allowed
+                before = answered()
+                time.sleep(0.6)
+            assert 0 < before < asked
+            assert told_until_closed(deaf).count(b"HTTP/1.1 200") < asked
+            assert answered() <= before + 1
+        assert raw(f"{server.url}/health")[0] == 200
 
 
 def test_unknown_models_paths_and_methods(served: Served, client: openai.OpenAI) -> None:
@@ -408,6 +555,10 @@ def test_models_plan_and_metrics(served: Served, client: openai.OpenAI) -> None:
         "planner_plans_total{",
         'planner_flops_total{part="policy"}',
         "planner_request_seconds_bucket",
+        'planner_plans_total{bucket="hard",strategy="best_of_n"}',
+        "planner_flops_saved ",
+        "planner_budget_hits_total ",
+        'planner_outcomes_total{outcome="finished"}',
     ):
         assert name in text.decode()
 
@@ -429,3 +580,23 @@ def test_the_log_has_decisions_and_feedback_and_no_text(served: Served, client: 
     assert own[0]["flops"]["total"] == reply.planner["flops"]["total"]
     assert own[0]["features"]["number_count"] == 2
     assert own[0]["outcome"] == reply.planner["outcome"]
+
+
+def test_exploring_logs_what_an_off_policy_estimate_needs(planner: Planner, tmp_path: Path) -> None:
+    log = tmp_path / "decisions.jsonl"
+    with serving(planner, Settings(explore=0.6, decision_log=log)) as server:
+        for seed in range(120):
+            prompt = prompt_of(9, seed)
+            status, reply = post(server, "/v1/completions", {"model": "small", "prompt": prompt, "budget": "32x"})
+            assert status == 200
+            decision = reply["planner"]["decision_id"]
+            assert post(server, "/v1/feedback", {"decision_id": decision, "score": 0.5})[1]["logged"] is True
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    decisions = [record for record in records if record["kind"] == "decision"]
+    assert len({record["plan"]["index"] for record in decisions}) > 2
+    assert all(0 < record["propensity"] < 1 for record in decisions)
+    report = measure_drift(log, planner.chooser)
+    assert report.rated == 120
+    assert report.estimates
+    for estimate in report.estimates:
+        assert (estimate.low, estimate.success, estimate.high) == pytest.approx((0.5, 0.5, 0.5))

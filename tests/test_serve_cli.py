@@ -6,18 +6,14 @@ import importlib.util
 import json
 import os
 import runpy
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import openai
 import pytest
+from served import ServerProcess
 
 from planner.cli import main
 from planner.tasks.lab import worked_problems
@@ -57,27 +53,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(log: Path) -> Iterator[str]:
     """The laboratory behind `planner serve`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "planner.cli", "serve", "--port", str(port), "--decision-log", str(log)]
-    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(f"{address}/ready", timeout=5):
-                break
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
-    yield address
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 0, said
-    assert "serving lab-small, lab-medium, auto at" in said
-    assert "Traceback" not in said
+    said = log.with_name("said.txt")
+    with ServerProcess(said, "--decision-log", log) as server:
+        yield server.url
+    assert "serving lab-small, lab-medium, auto at" in said.read_text()
 
 
 def test_the_openai_example_runs_on_the_laboratory(url: str) -> None:

@@ -1,15 +1,19 @@
 import json
 from collections import Counter
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 from scripted import END, ScriptedEngine, ScriptedVerifier, drawn, judged
+from strategy_specs import small_spec
+from typer.testing import CliRunner
 
+from planner.cli.app import app
+from planner.cli.output import console
 from planner.core import Candidate, Outcome, Problem
-from planner.errors import InputError
+from planner.errors import CapabilityError, InputError
 from planner.runtime.driver import run_flow
 from planner.strategies import (
     DVTS,
@@ -173,12 +177,63 @@ def test_a_bad_specification_names_field_and_rule(data, words):
         from_dict(data)
 
 
+NONSENSE = [
+    ("temperature", -0.1, "a number >= 0"),
+    ("temperature", 0, "a number > 0"),
+    ("top_p", 1.1, r"a number in \(0, 1\]"),
+    ("threshold", 1.2, r"a number in \(0.5, 1\)"),
+    ("quantile", -0.1, r"a number in \[0, 1\)"),
+    ("expansions", 3, "a multiple of expansions = 3"),
+    ("n", 0, "a whole number >= [12]"),
+    ("max_n", 0, "a whole number >= 1"),
+    ("max_steps", 0, "a whole number >= 1"),
+    ("aggregation", "median", "min or last or mean or prod"),
+    ("selection", "best", "max or vote"),
+]
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_strategy_refuses_what_makes_no_sense(name):
+    good = to_dict(small_spec(name))["hyperparameters"]
+    known = {f.name for f in fields(REGISTRY[name])}
+    for field, value, rule in NONSENSE:
+        if field not in known:
+            continue
+        # A number of samples that cannot be shared out names the samples, whatever they are called.
+        named = "(n|second_n)" if field == "expansions" else field
+        with pytest.raises(InputError, match=rf"{name}: `{named}` = .*expected {rule}"):
+            from_dict({"strategy": name, "hyperparameters": {**good, field: value}})
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_strategy_that_needs_a_verifier_is_refused_without_one(name):
+    spec, engine = small_spec(name), ScriptedEngine(drawn)
+    if not spec.needs_verifier:
+        assert run_flow(PROBLEM, spec, {"m": engine}, default_policy_model="m").usage.requests
+        return
+    with pytest.raises(CapabilityError, match=f"{name}: `verifier`: needs a verifier"):
+        run_flow(PROBLEM, spec, {"m": engine}, default_policy_model="m")
+    assert not engine.batches
+
+
 def test_one_sample_may_be_greedy_and_describe_lists_all():
     assert Majority(n=1, temperature=0.0).n == 1
     rows = {row["name"]: row for row in describe()}
     assert rows["best_of_n"]["needs"] == ["verifier"]
     assert rows["majority"]["hyperparameters"]["n"] == "required"
     assert (rows["revision"]["needs"], rows["revision"]["may_need"]) == ([], ["verifier"])
+
+
+def test_the_commands_table_shows_what_a_strategy_may_need(monkeypatch):
+    monkeypatch.setattr(console, "_width", 400)
+    lines = CliRunner().invoke(app, ["strategies"]).output.splitlines()
+    cells = {
+        cell[1].strip(): [c.strip() for c in cell] for cell in (line.split("│") for line in lines) if len(cell) > 4
+    }
+    assert list(cells) == list(REGISTRY)
+    assert cells["best_of_n"][3:5] == ["verifier", "-"]
+    assert cells["cascade"][3:5] == ["-", "verifier"]
+    assert cells["majority"][3:5] == ["-", "-"]
 
 
 def test_a_switch_that_is_off_is_left_out():

@@ -1,7 +1,4 @@
-"""Published process reward models: tiny models of the true architecture and read-out, each against a direct computation.
-
-The tokenizers are small and made here, with the special tokens, the pre-tokenisation and the chat templates of the true ones.
-"""
+"""Published process reward models: tiny models of the true architecture and read-out, each against a direct computation."""
 
 from __future__ import annotations
 
@@ -9,106 +6,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_checkpoints import LLAMA_CHAT, QUESTION, QWEN_CHAT, STEPS, byte_level, plain, save, sentence_piece, sizes
+from tokenizers import AddedToken
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
 from typer import Typer
 from typer.testing import CliRunner
 
 from planner.cli.verifiers import register
 from planner.core import ScoreRequest
 from planner.errors import InputError, VerifierError
+from planner.models import cards
 from planner.models.cards import VerifierCard, fill_in, load_card, published_cards
 from planner.models.contract import VERIFIER_CHECKS
 from planner.models.shipped import load_verifier
 from planner.models.transformers_verifier import TransformersVerifier
-
-QUESTION = "What is 2 + 3 - 1?"
-STEPS = ("Step 1: First, 2 + 3 = 5.", "Step 2: then 5 - 1 = 4.", "Step 3: The answer is: 4")
-CORPUS = [QUESTION, *STEPS, "the answer + - = is first then question step", "Step step one two three"] * 40
-BEGIN, UNKNOWN = "<s>", "<unk>"
-# The pattern by which Llama 3 and Qwen 2.5 cut text into words (Qwen takes digits one by one).
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA_CHAT = (
-    "{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\\n\\nCutting Knowledge Date: December 2023\\n"
-    "Today Date: 26 Jul 2024\\n\\n<|eot_id|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
-    "'<|end_header_id|>\\n\\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-)
-QWEN_CHAT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-)
-
-
-def byte_level(digits: int, special: list[str], *, bos: str | None, adds_bos: bool, chat: str | None) -> Any:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS % digits), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([*CORPUS, *["\n\n", "sum.\n"] * 40], trainer)
-    if adds_bos:
-        number = tokenizer.token_to_id(bos)
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, clean_up_tokenization_spaces=False)
-    if chat:
-        wrapped.chat_template = chat
-    return wrapped
-
-
-def sentence_piece() -> Any:
-    """Mistral's: a blank is ▁, one is put before the text, and no newline is ever part of a word."""
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("▁[^▁\n]*|[^▁\n]+|\n"), "isolated")
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[UNKNOWN, BEGIN, "</s>"], show_progress=False)
-    tokenizer.train_from_iterator([*CORPUS, *["ки\nStep 1", "ки", "+", "-"] * 40], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BEGIN, unk_token=UNKNOWN)
-
-
-def save(folder: Path, config: Any, tokenizer: Any, head: dict[str, nn.Linear] | None = None) -> Path:
-    """A checkpoint as its publisher saved it: the decoder, and the head's layers under their own names."""
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(6.0)  # so that scores differ from step to step
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if head:
-        tensors = load_file(folder / "model.safetensors")
-        for name, layer in head.items():
-            tensors |= {f"{name}.{kind}": value.detach() for kind, value in layer.named_parameters()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-def sizes(tokenizer: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 48, "vocab_size": len(tokenizer), "max_position_embeddings": 512,
-        "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
-    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,14 +31,6 @@ class Family:
     folder: Path
     direct: Callable[[tuple[str, ...]], tuple[list[int], list[float]]]
     """The whole input's ids and all step scores, computed as the publisher's code does."""
-
-
-def plain(folder: Path, ids: list[int]) -> tuple[Any, Any]:
-    """(logits, last hidden states) of one unbatched pass."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-    return out.logits[0], out.hidden_states[-1][0]
 
 
 def math_shepherd(folder: Path) -> Family:
@@ -265,8 +172,8 @@ def test_line_breaks_inside_a_step_are_shown_as_the_family_shows_them(card, tmp_
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("qwen-math-prm", r"`head` = 'score\.0'.*no such layer.*card of another model"),
-        ("skywork-o1", r"`head` = 'v_head\.summary'.*no such layer"),
+        ("qwen-math-prm", r"`tag` = '<extra_0>'.*tokens for this tokenizer.*card of another model"),
+        ("skywork-o1", r"`head` = 'v_head\.summary'.*no such layer.*card of another model"),
         ("math-shepherd", r"`tag` = 'ки'.*tokens for this tokenizer"),
     ],
 )
@@ -318,12 +225,46 @@ def test_what_is_filled_in_is_not_looked_through_again():
     )
 
 
+def test_a_card_of_ones_own_is_a_file_and_no_code(family, tmp_path: Path):
+    card, tiny = family
+    theirs = (Path(cards.__file__).with_name("verifier_cards") / f"{card}.toml").read_text()
+    (tmp_path / "mine.toml").write_text(theirs.replace("name = ", "name = 'Mine' # ", 1))
+    shipped = load_verifier(f"transformers:{tiny.folder}?card={card}")
+    for place in (f"transformers:{tiny.folder}?card={tmp_path / 'mine.toml'}", f"transformers:{tiny.folder}"):
+        (tiny.folder / "verifier.toml").write_text((tmp_path / "mine.toml").read_text())
+        mine = load_verifier(place)
+        assert mine.info.name == "Mine"
+        assert mine.info.fingerprint == shipped.info.fingerprint, "a name changes no score"
+        request = [ScoreRequest(prompt=QUESTION, steps=STEPS)]
+        assert mine.score(request) == shipped.score(request)
+        mine.reset()
+        shipped.reset()
+
+
+def test_a_search_reads_a_fraction_of_the_tokens_and_scores_the_same(family):
+    """Twelve steps, scored one after the other as a search does: each costs its own tokens, not the whole prefix."""
+    card, tiny = family
+    verifier = load_verifier(f"transformers:{tiny.folder}?card={card}")
+    steps = tuple(f"Step {n}: then {n} + {n} = {2 * n}." for n in range(1, 13))
+    grown = [verifier.score([ScoreRequest(prompt=QUESTION, steps=steps[:k])])[0] for k in range(1, 13)]
+    read = sum(result.computed_tokens for result in grown)
+    full = []
+    for k in range(1, 13):
+        verifier.reset()
+        full += verifier.score([ScoreRequest(prompt=QUESTION, steps=steps[:k])])
+    for mine, whole in zip(grown, full, strict=True):
+        assert mine.scores == pytest.approx(whole.scores, abs=1e-4)
+    assert grown[-1].scores == pytest.approx(tiny.direct(steps)[1], abs=1e-4)
+    assert 4 * read <= sum(result.computed_tokens for result in full)
+
+
 def test_the_command_lists_the_cards():
     app = Typer()
     register(app)
     rows = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
-    assert [row["card"] for row in rows] == sorted(FAMILIES)
-    published = [model for row in rows for model in row["models"]]
+    assert {row["card"] for row in rows if row["kind"] == "process"} == set(FAMILIES)
+    assert {row["kind"] for row in rows} == {"process", "outcome", "judge", "rule", "tests"}
+    published = [model for row in rows for model in row.get("models", [])]
     assert "Qwen/Qwen2.5-Math-PRM-7B" in published
     assert len(published) == len(set(published)) >= 8
     assert "Skywork" in CliRunner().invoke(app, []).stdout

@@ -11,7 +11,7 @@ import typer
 from planner.cli.output import console, human_count, human_seconds, print_json, progress_bar, status
 from planner.errors import InputError, PlannerError
 
-__all__ = ["app", "load_planner", "main", "plan_lines", "warn"]
+__all__ = ["app", "application", "load_planner", "main", "plan_lines", "warn"]
 
 app = typer.Typer(
     name="planner",
@@ -29,7 +29,7 @@ PolicyOption = Annotated[
     typer.Option("--policy", "-p", help="Policy folder. Default: PLANNER_POLICY, else the laboratory's."),
 ]
 BudgetOption = Annotated[
-    str, typer.Option("--budget", "-b", help="Hard cap for one prompt: `8x`, `2 GFLOPs`, `4000 tokens`, `3e9`.")
+    str, typer.Option("--budget", "-b", help="Hard cap for one prompt: `8x`, `2 GFLOPs`, `3 s`, `8x and 3 s`, `3e9`.")
 ]
 
 
@@ -38,6 +38,10 @@ def profile(
     recipe: Annotated[Path, typer.Argument(help="Run recipe (TOML).")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Bank folder. Default: runs/RECIPE.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate requests, tokens, FLOPs and time only.")] = False,
+    gpu_tflops: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="TFLOP/s that a GPU achieves, for the dry run of published models."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,53 +50,27 @@ def profile(
 
     bank_path = output or Path("runs") / recipe.stem
     with progress_bar("profile", quiet=quiet or as_json) as advance:
-        report = run_profile(recipe, bank_path, dry_run=dry_run, progress=advance)
+        report = run_profile(recipe, bank_path, dry_run=dry_run, progress=advance, gpu_tflops=gpu_tflops)
     if as_json:
         print_json(report.to_dict())
         return
     estimate = report.estimate
     verb = "would take" if dry_run else "was estimated at"
     flops = "unknown FLOPs" if estimate.flops is None else human_count(estimate.flops, "FLOPs")
+    hours = None if estimate.gpu_hours is None else f"{estimate.gpu_hours:.3g} GPU hours"
     console.print(
         f"The whole recipe {verb} [bold]{human_count(estimate.requests)}[/] requests, "
         f"[bold]{human_count(estimate.generated_tokens)}[/] generated tokens, "
-        f"[bold]{flops}[/], about [bold]{human_seconds(estimate.seconds)}[/]; "
+        f"[bold]{flops}[/], about [bold]{hours or human_seconds(estimate.seconds)}[/]; "
         f"{estimate.done_chunks} of {estimate.total_chunks} chunks were already there."
     )
+    for sentence in estimate.assumptions:
+        console.print(f"assumed: {sentence}")
     if not dry_run:
         console.print(
             f"Generated {human_count(report.generated_tokens)} tokens in {human_seconds(report.seconds)}; "
             f"the bank is [bold]{bank_path}[/]. Next: planner fit {bank_path} -o runs/policy"
         )
-
-
-@app.command(name="import", epilog="Example: `planner import samples.jsonl.gz --format samples -o runs/mine`")
-def import_(
-    files: Annotated[list[Path], typer.Argument(help="Recorded samples.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Bank folder to write.")],
-    format: Annotated[str, typer.Option("--format", help="`samples`: JSONL, one problem a line.")] = "samples",
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", help="JSONL with `problem_id` (or `unique_id`) and `prompt`, joined.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="The policy model's config.json, to price tokens in FLOPs.")
-    ] = None,
-    policy_model: Annotated[str | None, typer.Option("--policy-model", help="Name, where the file has none.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a bank from samples that somebody already has."""
-    from planner.profiling.importers import import_samples
-
-    if format != "samples":
-        raise InputError("unknown format", field="--format", value=format, expected="samples")
-    report = import_samples(files, output, prompts=prompts, config=config, policy=policy_model)
-    if as_json:
-        print_json(report.to_dict())
-        return
-    console.print(f"{report.problems} problems, {report.samples} samples -> [bold]{output}[/]")
-    for warning in report.warnings:
-        console.print(f"[yellow]note[/] {warning}")
-    console.print(f"Next: planner fit {output} -o runs/policy")
 
 
 @app.command(epilog="Example: `planner fit runs/lab-demo -o runs/policy`")
@@ -101,7 +79,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="Policy folder to write.")],
     seed: Annotated[int, typer.Option(help="Seed of folds, search and bootstrap.")] = 0,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    trials: Annotated[int, typer.Option(min=10, help="Optuna trials for each bucket.")] = 200,
+    trials: Annotated[int, typer.Option(min=10, help="Optuna trials for each bucket.")] = 500,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,18 +114,25 @@ def choose(
     warn(plan)
 
 
-@app.command(epilog="Example: `planner report models/lab/policy -o report.html`")
+@app.command(
+    epilog="Examples: `planner report models/lab/policy -o report.html`; `planner report --compare A B -o both.html`"
+)
 def report(
-    policy: Annotated[Path, typer.Argument(help="Policy folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="`.html`, `.md` or `.json` file.")] = Path(
-        "runs/report.html"
-    ),
+    policies: Annotated[list[Path], typer.Argument(help="Policy folder; two with --compare.", metavar="POLICY...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="`.html`, `.md` or `.json` file; a folder gets all three.")
+    ] = Path("runs/report.html"),
+    compare: Annotated[bool, typer.Option("--compare", help="Two policies side by side.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the strategy report of a fitted policy."""
-    from planner.report import write_report
+    """Write the strategy report of a fitted policy, or of two side by side."""
+    from planner.report import write_comparison, write_report
 
-    path = write_report(policy, output)
+    if len(policies) != 1 + compare:
+        expected = "two policy folders" if compare else "one policy folder"
+        given = [str(p) for p in policies]
+        raise InputError("that many cannot be reported", field="POLICY", value=given, expected=expected)
+    path = write_comparison(policies[0], policies[1], output) if compare else write_report(policies[0], output)
     if as_json:
         print_json({"report": str(path), "bytes": path.stat().st_size})
     else:
@@ -182,10 +167,10 @@ def strategies(as_json: AsJson = False) -> None:
         return
     from rich.table import Table
 
-    table = Table("strategy", "hyperparameters (default)", "needs")
+    table = Table("strategy", "hyperparameters (default)", "needs", "may need")
     for row in rows:
         fields = ", ".join(f"{k}={v}" for k, v in row["hyperparameters"].items())
-        table.add_row(row["name"], fields, ", ".join(row["needs"]) or "-")
+        table.add_row(row["name"], fields, ", ".join(row["needs"]) or "-", ", ".join(row["may_need"]) or "-")
     console.print(table)
 
 
@@ -215,10 +200,12 @@ def load_planner(policy: Path | None) -> Any:
 def plan_lines(plan: Any) -> str:
     fields = ", ".join(f"{k}={v}" for k, v in plan.hyperparameters.items() if v is not None)
     low, high = plan.accuracy_interval
+    seconds, p99 = plan.expected_seconds, plan.seconds_p99
+    took = "" if seconds is None else f", {seconds:.2g} s (99 times in 100 under {p99:.2g} s)"
     return (
         f"[bold]{plan.strategy}[/]({fields}) with {plan.policy_model}"
         f"{f' and {plan.verifier}' if plan.verifier else ''}\n"
-        f"expected accuracy {plan.expected_accuracy:.3f} [{low:.3f}, {high:.3f}]\n{plan.reason}"
+        f"expected accuracy {plan.expected_accuracy:.3f} [{low:.3f}, {high:.3f}]{took}\n{plan.reason}"
     )
 
 
@@ -227,16 +214,21 @@ def warn(plan: Any) -> None:
         status.print(f"[yellow]warning[/] {warning}")
 
 
-def main() -> None:
-    """Entry point: errors raised on purpose print one message and leave with their exit code."""
-    from planner.cli import lab, serve, solve, verifiers
+def application() -> typer.Typer:
+    """All commands, those of the other modules added."""
+    from planner.cli import doctor, evaluate, imports, lab, latency, models, search, serve, solve, verifiers
 
     app.add_typer(lab.app, name="lab")
-    solve.register(app)
-    serve.register(app)
-    verifiers.register(app)
+    for module in (search, imports, evaluate, solve, serve, verifiers, models, doctor, latency):
+        module.register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose print one message and leave with their exit code."""
+    commands = application()
     try:
-        app()
+        commands()
     except PlannerError as error:
         status.print(f"[red]error[/] {error}", markup=True, soft_wrap=True)
         sys.exit(error.exit_code)

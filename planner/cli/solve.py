@@ -87,6 +87,7 @@ def _one(solution: Any, as_json: bool) -> None:
     console.print(plan_lines(solution.plan))
     console.print(solution.text, markup=False)
     console.print(
-        f"[bold]{solution.answer}[/] ({solution.outcome}; {human_count(solution.cost.total_flops, 'FLOPs')} spent)"
+        f"[bold]{solution.answer}[/] ({solution.outcome}; {human_count(solution.cost.total_flops, 'FLOPs')} and "
+        f"{solution.seconds:.2g} s spent)"
     )
     warn(solution.plan)

@@ -18,7 +18,7 @@ from planner.core import stable_hash
 from planner.errors import InputError
 from planner.models.cost import ModelShape
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "file_digests", "open_checkpoint"]
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -58,7 +58,7 @@ def open_checkpoint(folder: str | Path, *, device: str | None = None, dtype: tor
         )
     model.to(place).eval()  # type: ignore[arg-type, unused-ignore]
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return Checkpoint(path, model, tokenizer, shape, stable_hash(_digests(path), str(dtype)))
+    return Checkpoint(path, model, tokenizer, shape, stable_hash(file_digests(path), str(dtype)))
 
 
 @contextmanager
@@ -73,7 +73,8 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _digests(path: Path) -> list[tuple[str, str]]:
+def file_digests(path: Path) -> list[tuple[str, str]]:
+    """(name, digest) of each file of a checkpoint that changes what it computes."""
     weights = sorted(file.name for file in path.glob("*.safetensors"))
     files = [path / name for name in (*_FILES, *weights)]
     return [(file.name, _digest(file)) for file in files if file.is_file()]

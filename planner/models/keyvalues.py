@@ -18,29 +18,35 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from planner.errors import InputError
+from planner.models.branches import Branches, Current, attend_through
+
 __all__ = ["Decoder", "Kept", "KeyValues", "PrefixStore", "padded"]
 
 _ROOM = 48
 """Slots added at a time: a cache as long as the longest answer would be mostly empty."""
 
+_PREFIXES = 0.75
+"""Shared prefixes that no row follows any more are dropped once a quarter is such."""
+
 
 class _Arena:
-    """Two pieces of memory that batches are written to in turn.
+    """A few pieces of memory that batches are written to in turn.
 
     A batch takes tens of megabytes for some milliseconds; asking the system for new ones each time cost a fifth of all
-    time in page faults. One batch is alive at a time, besides the one that it is copied from.
+    time in page faults. One batch is alive at a time, besides what it is copied from.
     """
 
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
 
-    def zeros(self, shape: Sequence[int], like: Tensor, beside: Tensor | None = None) -> Tensor:
-        return self.empty(shape, like, beside).zero_()
+    def zeros(self, shape: Sequence[int], like: Tensor, *beside: Tensor) -> Tensor:
+        return self.empty(shape, like, *beside).zero_()
 
-    def empty(self, shape: Sequence[int], like: Tensor, beside: Tensor | None = None) -> Tensor:
+    def empty(self, shape: Sequence[int], like: Tensor, *beside: Tensor) -> Tensor:
         """Memory of this shape that does not overlap `beside`; what it held before is lost."""
-        size, taken = math.prod(shape), None if beside is None else beside.untyped_storage().data_ptr()
-        free = [p for p in self._pieces if p.untyped_storage().data_ptr() != taken]
+        size, taken = math.prod(shape), {tensor.untyped_storage().data_ptr() for tensor in beside}
+        free = [p for p in self._pieces if p.untyped_storage().data_ptr() not in taken]
         fitting = min((p for p in free if p.numel() >= size), key=Tensor.numel, default=None)
         if fitting is None:
             self._pieces = [p for p in self._pieces if all(p is not f for f in free)]
@@ -50,25 +56,36 @@ class _Arena:
 
 
 class KeyValues(Cache):
-    """`kept` is (2, layers, rows, heads, capacity, head size): keys, then values. Made by `Decoder.start`."""
+    """`kept` is (2, layers, rows, heads, capacity, head size): keys, then values. With `branches` it holds what follows
+    the rows' shared prefixes, and so do `lengths`. Made by `Decoder.start`."""
 
-    def __init__(self, layers: int, kept: Tensor | None, lengths: Tensor, arena: _Arena) -> None:
+    def __init__(
+        self, layers: int, kept: Tensor | None, lengths: Tensor, arena: _Arena, branches: Branches | None = None
+    ) -> None:
         super().__init__(layers=[])  # type: ignore[no-untyped-call, unused-ignore]
         self.layer_count, self.kept, self.lengths, self._arena = layers, kept, lengths, arena
+        self.branches = branches
         self.positions = self.rows = lengths
         self.width = 0
 
+    @property
+    def _held(self) -> list[Tensor]:
+        """The memory that this batch is alive in."""
+        return [x for x in (self.kept, self.branches.kept if self.branches else None) if x is not None]
+
     def prepare(self, new: int) -> Tensor:
-        """Make room for `new` tokens a row; returns their positions, shape (rows, new)."""
+        """Make room for `new` tokens a row; returns their places in the text, shape (rows, new)."""
         self.positions = self.lengths[:, None] + torch.arange(new, device=self.lengths.device)
         self.rows = torch.arange(len(self.lengths), device=self.lengths.device)[:, None]
         self.width = int(self.lengths.max()) + new
         if self.kept is not None and self.width > self.kept.shape[4]:
             *front, capacity, size = self.kept.shape
-            wider = self._arena.zeros((*front, self.width + _ROOM, size), self.kept, self.kept)
+            wider = self._arena.zeros((*front, self.width + _ROOM, size), self.kept, *self._held)
             wider[:, :, :, :, :capacity] = self.kept
             self.kept = wider
-        return self.positions
+        if self.branches is None:
+            return self.positions
+        return self.positions + self.branches.lengths[self.branches.owners][:, None]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -77,7 +94,7 @@ class KeyValues(Cache):
         if self.kept is None:
             rows, heads, _, size = key_states.shape
             shape = (2, self.layer_count, rows, heads, self.width + _ROOM, size)
-            self.kept = self._arena.zeros(shape, key_states)
+            self.kept = self._arena.zeros(shape, key_states, *self._held)
         keys, values = self.kept[0, layer_idx], self.kept[1, layer_idx]
         keys[self.rows, :, self.positions] = key_states.transpose(1, 2)
         values[self.rows, :, self.positions] = value_states.transpose(1, 2)
@@ -85,16 +102,43 @@ class KeyValues(Cache):
 
     def take(self, rows: Tensor) -> KeyValues:
         """A batch of these rows; `index_select` copies whole rows, which plain indexing does five times slower."""
+        taken, branches, held = None, self.branches, self._held
+        if self.kept is not None:
+            taken = self._select(self.kept, rows, held)
+            held.append(taken)
+        if branches is not None:
+            owners, left = branches.owners[rows], branches
+            wanted, places = owners.unique(return_inverse=True)
+            if len(wanted) < _PREFIXES * len(branches.lengths):
+                kept = self._select(branches.kept, wanted, held)
+                left, owners = Branches(kept, branches.lengths[wanted], places), places
+            branches = Branches(left.kept, left.lengths, owners)
+        return KeyValues(self.layer_count, taken, self.lengths[rows], self._arena, branches)
+
+    def _select(self, kept: Tensor, rows: Tensor, beside: Sequence[Tensor]) -> Tensor:
+        two, layers, _, *rest = kept.shape
+        taken = self._arena.empty((two, layers, len(rows), *rest), kept, *beside)
+        torch.index_select(kept, 2, rows, out=taken)
+        return taken
+
+    def branch(self, owners: Tensor) -> KeyValues:
+        """A batch of which row r goes on from this one's row `owners[r]`, whose keys and values are not copied."""
         assert self.kept is not None
-        two, layers, _, *rest = self.kept.shape
-        taken = self._arena.empty((two, layers, len(rows), *rest), self.kept, self.kept)
-        torch.index_select(self.kept, 2, rows, out=taken)
-        return KeyValues(self.layer_count, taken, self.lengths[rows], self._arena)
+        branches = Branches(self.kept[:, :, :, :, : int(self.lengths.max())], self.lengths, owners)
+        return KeyValues(self.layer_count, None, torch.zeros_like(owners), self._arena, branches)
 
     def row(self, number: int, length: int) -> Tensor:
         """A copy of one row's first `length` positions, (2, layers, heads, length, size)."""
-        assert self.kept is not None
-        return self.kept[:, :, number, :, :length].clone()
+        parts, rest = list[Tensor](), length
+        if self.branches is not None:
+            owner = int(self.branches.owners[number])
+            before = min(int(self.branches.lengths[owner]), length)
+            parts.append(self.branches.kept[:, :, owner, :, :before])
+            rest -= before
+        if rest:
+            assert self.kept is not None
+            parts.append(self.kept[:, :, number, :, :rest])
+        return torch.cat(parts, dim=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +193,18 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 class Decoder:
     """Runs a transformers decoder over ragged batches; one batch is alive at a time.
 
-    `model` must use attention that takes a boolean mask (sdpa).
+    `model` must use attention that takes a boolean mask (sdpa). Raises InputError for latent attention, whose cache
+    holds no keys and values.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.device, self._arena = model, model.device, _Arena()
+        if getattr(model.config, "kv_lora_rank", None) is not None:
+            raise InputError(
+                "latent attention cannot be run in this process", field="model_type", value=model.config.model_type,
+                hint="Serve the model with vLLM and name its address as the engine",
+            )  # fmt: skip
+        self.model, self.device, self._arena, self._current = model, model.device, _Arena(), Current()
+        self._branching = attend_through(model, self._current)
         self.layers = int(model.config.num_hidden_layers)
         self._body = model.get_decoder()  # type: ignore[no-untyped-call, unused-ignore]
         names = inspect.signature(self._body.forward).parameters
@@ -174,11 +225,16 @@ class Decoder:
                 whole[:, :, row, :, :length] = one.key_values[:, :, :, :length]
         return KeyValues(self.layers, whole, counts, self._arena)
 
+    def branch(self, cache: KeyValues, owners: Tensor) -> KeyValues:
+        """A batch of which row r goes on from row `owners[r]` of `cache`: without copies where the model allows."""
+        return cache.branch(owners) if self._branching else cache.take(owners)
+
     def advance(self, ids: Tensor, counts: Tensor, cache: KeyValues) -> Tensor:
         """Hidden states (rows, new, width) of `ids` (rows, new), of which the first `counts` a row are real; the cache
         then holds them."""
         positions = cache.prepare(ids.shape[1])
-        mask = (torch.arange(cache.width, device=self.device) <= positions[..., None])[:, None]
+        mask = (torch.arange(cache.width, device=self.device) <= cache.positions[..., None])[:, None]
+        self._current.branches = cache.branches
         hidden: Tensor = self._body(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{self._cache_name: cache}
         ).last_hidden_state

@@ -6,23 +6,21 @@ vLLM takes unsaid sampling parameters (top_k, a repetition penalty) from the mod
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any
 
 from planner.core import Completion, GenerationRequest, stable_hash
 from planner.errors import CapabilityError, EngineError, InputError
-from planner.models.cost import ModelShape
 from planner.models.openai_dialect import SEEDS, Prompt, Reply, ended_text, make_body, read_models, reader
 from planner.models.openai_options import Capabilities, OpenAIOptions
 from planner.models.openai_probe import probe_server
 from planner.models.openai_tokens import EstimatedTokens, LocalTokens, ServerTokens, Text, TokenCounter, turns
 from planner.models.openai_wire import Call, Refused, Wire
-from planner.models.protocols import EngineInfo
+from planner.models.protocols import EngineInfo, Pending
 
 __all__ = ["OpenAIEngine", "UsageMismatch"]
 
@@ -65,7 +63,7 @@ class OpenAIEngine:
         self, options: OpenAIOptions, *, name: str | None = None, capabilities: Capabilities | None = None
     ) -> None:
         self._options = options
-        shape = _read_shape(options)
+        shape = options.shape()
         self._wire = Wire(
             options.base_urls,
             api_key=os.environ[options.api_key_env] if options.api_key_env else None,
@@ -137,16 +135,26 @@ class OpenAIEngine:
             InputError: an input fills the model's context; nothing was sent.
             EngineError: a request failed for good, naming endpoint, request and remedy; the others were cancelled.
         """
-        if not requests:
-            return []
+        replies = self._wire.ask(self._calls(requests))
+        return [self._completion(request, reply) for request, reply in zip(requests, replies, strict=True)]
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+        """Send each request, as far as `concurrency` allows, and return at once. Raises as `generate` does before it
+        sends anything; a cancelled future closes its connection."""
+        futures = self._wire.start(self._calls(requests))
+        return [
+            Pending(future, partial(self._completion, request))
+            for request, future in zip(requests, futures, strict=True)
+        ]
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def _calls(self, requests: Sequence[GenerationRequest]) -> list[Call[Reply]]:
         for request in requests:
             self._check(request)
         texts: list[Text] = [("prompt", request.prompt) for request in requests]
         self._tokens.prepare([*texts, *(("prefix", request.prefix) for request in requests if request.prefix)])
-        replies = self._wire.ask([self._call(request) for request in requests])
-        return [self._completion(request, reply) for request, reply in zip(requests, replies, strict=True)]
-
-    # --- asking ---------------------------------------------------------------------------------------------------
+        return [self._call(request) for request in requests]
 
     def _check(self, request: GenerationRequest) -> None:
         if request.prefix and not self._found.continues:
@@ -265,15 +273,3 @@ def _label(request: GenerationRequest) -> str:
     head = request.prompt[:60] + ("..." if len(request.prompt) > 60 else "")
     after = f" after {len(request.prefix)} characters of answer" if request.prefix else ""
     return f"prompt {head!r}{after}, draw {request.index}"
-
-
-def _read_shape(options: OpenAIOptions) -> ModelShape | None:
-    if options.config is None:
-        return None
-    try:
-        config: Any = json.loads(options.config.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"not JSON: {error}", where=str(options.config)) from None
-    if not isinstance(config, dict):
-        raise InputError("not an object", where=str(options.config), expected="a model's config.json")
-    return ModelShape.from_config(config, where=str(options.config))

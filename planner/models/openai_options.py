@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from planner.errors import InputError
+from planner.models.cost import ModelShape
 
 __all__ = ["Capabilities", "Endpoint", "OpenAIOptions"]
 
@@ -106,6 +108,18 @@ class OpenAIOptions:
                 "no such environment variable is set", where="engine", field="api_key_env", value=self.api_key_env,
                 hint=f"export {self.api_key_env}=... with the server's API key",
             )  # fmt: skip
+
+    def shape(self) -> ModelShape | None:
+        """The model's shape by its `config`, None where none is given. Raises InputError where it cannot be used."""
+        if self.config is None:
+            return None
+        try:
+            config: Any = json.loads(self.config.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"not JSON: {error}", where=str(self.config)) from None
+        if not isinstance(config, dict):
+            raise InputError("not an object", where=str(self.config), expected="a model's config.json")
+        return ModelShape.from_config(config, where=str(self.config))
 
     @classmethod
     def from_spec(cls, spec: str) -> OpenAIOptions:

@@ -86,6 +86,10 @@ class LocalTokens:
     def count(self, text: Text) -> int:
         return len(self.ids(text))
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What the token ids spell, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def plain(self, prompt: str) -> str:
         if not self._tokenizer.chat_template:
             return _untemplated(prompt, self._system)

@@ -15,6 +15,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -129,13 +130,24 @@ class Wire:
             EngineError: of the first call that failed for good (the others are cancelled, which closes their
                 connections, so that servers stop working on them); `retryable` says whether the failure may pass.
         """
-        if not self._end.alive:
-            raise EngineError("the engine's connections were closed")
+        if not calls:
+            return []
+        self._require_open()
         future = asyncio.run_coroutine_threadsafe(self._all(calls), self._loop)
         try:
             return future.result()
         finally:
             future.cancel()  # does nothing once it is done; stops everything when the caller was interrupted
+
+    def start(self, calls: Sequence[Call[T]]) -> list[Future[T]]:
+        """Start each call by itself and return at once. A future fails as `ask` does; cancelling it closes its
+        connection."""
+        self._require_open()
+        return [asyncio.run_coroutine_threadsafe(self._one(call), self._loop) for call in calls]
+
+    def _require_open(self) -> None:
+        if not self._end.alive:
+            raise EngineError("the engine's connections were closed")
 
     async def _all(self, calls: Sequence[Call[T]]) -> list[T]:
         tasks = [asyncio.ensure_future(self._one(call)) for call in calls]

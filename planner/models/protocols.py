@@ -5,14 +5,15 @@ An implementation must hold these obligations; `planner.models.contract` checks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from planner.core import Completion, GenerationRequest, ScoreRequest, StepScores
 from planner.models.cost import ModelShape
 
-__all__ = ["Engine", "EngineInfo", "Verifier", "VerifierInfo"]
+__all__ = ["ContinuousEngine", "Engine", "EngineInfo", "Pending", "Verifier", "VerifierInfo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +33,16 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierInfo:
-    """Who scores. `incremental`: a step costs its own tokens because the prefix's keys and values are kept."""
+    """Who scores. `incremental`: a step costs its own tokens because the prefix's keys and values are kept.
+
+    `outcome`: one score for the (partial) answer as a whole, instead of one for each step.
+    """
 
     name: str
     fingerprint: str
     shape: ModelShape | None
     incremental: bool
+    outcome: bool = False
 
 
 @runtime_checkable
@@ -57,6 +62,28 @@ class Engine(Protocol):
 
     def reset(self) -> None:
         """Forget kept prefixes, so that what follows does not depend on what came before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request under way. `future` ends when its answer is there; cancelling it drops the request."""
+
+    future: Future[Any]
+    read: Callable[[Any], Completion]
+
+    def completion(self) -> Completion:
+        """Waits for it. Raises what `Engine.generate` raises."""
+        return self.read(self.future.result())
+
+
+@runtime_checkable
+class ContinuousEngine(Engine, Protocol):
+    """An engine whose running batch requests may join and leave at any time, so that nobody waits for others' ends."""
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+        """Start each request, in order, and return at once. Raises InputError or CapabilityError as `generate` does
+        before it asks."""
         ...
 
 

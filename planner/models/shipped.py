@@ -1,7 +1,8 @@
 """Where shipped artefacts lie, and which engine or verifier a name stands for.
 
-A name is `lab:NAME` (a model of the laboratory) or `transformers:FOLDER` (a local checkpoint); an engine may also be
-the address of an OpenAI-compatible server, `http://HOST/v1?model=NAME&...` (planner.models.openai_options).
+A name is `lab:NAME` (a model of the laboratory), `transformers:FOLDER` (a local checkpoint), `vllm:FOLDER_OR_NAME?...`
+(vLLM in this process) or a server's address: for an engine an OpenAI-compatible one, `http://HOST/v1?model=NAME&...`
+(planner.models.openai_options), for a verifier vLLM's pooling (planner.models.pooling_verifier).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 from planner.errors import CapabilityError, InputError
 
@@ -58,35 +60,44 @@ def load_engine(spec: str) -> Engine:
     """
     if spec.startswith(("http://", "https://")):
         return _openai_engine(spec)
+    if spec.startswith("vllm:"):
+        return _vllm_engine(spec)
+
+    name, _, system = spec.partition("?system=")
 
     def make(folder: Path) -> Engine:
         from planner.models.transformers_engine import TransformersEngine
 
-        return TransformersEngine(folder)
+        return TransformersEngine(folder, system=unquote(system) or None)
 
-    return _load(spec, "engine", make)
+    return _load(name, "engine", make)
 
 
 def load_verifier(spec: str) -> Verifier:
     """The verifier that `spec` names; `transformers:FOLDER?card=CARD` reads the folder's model by a published card
-    (`planner verifiers` lists them) or by a TOML file, instead of the verifier.toml in it.
+    (`planner verifiers` lists them) or by a TOML file, instead of the verifier.toml in it. Judges, rules and tests are
+    named as planner.models.verifier_specs says, vLLM's pooling as planner.models.pooling_verifier.
 
-    Raises InputError where there is no such, CapabilityError without torch.
+    Raises InputError where there is no such, CapabilityError where a package is missing or vLLM does not pool it,
+    EngineError or VerifierError where vLLM cannot be reached or does not serve it.
     """
+    from planner.models.verifier_specs import SPECIAL, open_folder, special_verifier
+
+    if spec.partition(":")[0] in SPECIAL:
+        return special_verifier(spec, load_engine)
+    if spec.startswith(("http://", "https://", "vllm:")):
+        return _pooling_verifier(spec)
     name, _, card = spec.partition("?card=")
 
     def make(folder: Path) -> Verifier:
-        from planner.models.cards import load_card
-        from planner.models.transformers_verifier import TransformersVerifier
-
-        return TransformersVerifier(folder, card=load_card(card) if card else None)
+        return open_folder(folder, card or None)
 
     return _load(name, "verifier", make)
 
 
 def _expected(field: str) -> str:
-    more = " or http://HOST/v1?model=NAME" if field == "engine" else " or transformers:FOLDER?card=CARD"
-    return f"lab:NAME or transformers:FOLDER{more}"
+    more = "?card=CARD" if field == "verifier" else ""
+    return f"lab:NAME, transformers:FOLDER{more}, vllm:FOLDER{more} or http://HOST/v1?..."
 
 
 def _load(spec: str, field: str, make: Callable[[Path], T]) -> T:
@@ -111,7 +122,25 @@ def _openai_engine(spec: str) -> Engine:
     return OpenAIEngine(options)
 
 
-def _missing(error: ModuleNotFoundError, spec: str, extra: str = "local") -> Any:
+def _pooling_verifier(spec: str) -> Verifier:
+    try:
+        from planner.models.pooling_verifier import open_pooling
+
+        return open_pooling(spec)
+    except ModuleNotFoundError as error:
+        raise _missing(error, spec, "vllm" if spec.startswith("vllm:") else "openai,local", "verifier") from error
+
+
+def _vllm_engine(spec: str) -> Engine:
+    try:
+        from planner.models.vllm_engine import VllmEngine
+
+        return VllmEngine(spec)
+    except ModuleNotFoundError as error:
+        raise _missing(error, spec, "vllm") from error
+
+
+def _missing(error: ModuleNotFoundError, spec: str, extra: str = "local", field: str = "engine") -> Any:
     return CapabilityError(
-        f"needs the package {error.name}", field="engine", value=spec, hint=f"pip install 'compute-planner[{extra}]'"
+        f"needs the package {error.name}", field=field, value=spec, hint=f"pip install 'compute-planner[{extra}]'"
     )

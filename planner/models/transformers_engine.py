@@ -72,6 +72,8 @@ class TransformersEngine:
         self._prompt_ids = lru_cache(maxsize=4096)(self._encode_prompt)
         self._prefix_ids = lru_cache(maxsize=65536)(self._encode_prefix)
         self._stopping = lru_cache(maxsize=64)(self._stopping_tokens)
+        # Paths of a search mostly share their last tokens, and often the new ones too.
+        self._decoded = lru_cache(maxsize=16384)(self._decode_ids)
 
     @property
     def info(self) -> EngineInfo:
@@ -160,7 +162,7 @@ class TransformersEngine:
         for row in rows:
             row.cached = lengths[places[row.context]]
         order = torch.tensor([places[row.context] for row in rows], device=self._decoder.device)
-        return logits[order], cache.take(order)
+        return logits[order], self._decoder.branch(cache, order)
 
     # --- output ---------------------------------------------------------------------------------------------------
 
@@ -207,9 +209,11 @@ class TransformersEngine:
 
     def _text(self, row: _Row, made: list[int]) -> str:
         # Decoded behind the context's last tokens, since some tokenizers drop a text's leading blank.
-        tail = [token for token in row.context[-8:] if token not in self._ends] if row.request.prefix else []
-        whole = self._tokenizer.decode([*tail, *made], skip_special_tokens=True)
-        return str(whole)[len(self._tokenizer.decode(tail, skip_special_tokens=True)) :]
+        tail = tuple(token for token in row.context[-8:] if token not in self._ends) if row.request.prefix else ()
+        return self._decoded(tail + tuple(made))[len(self._decoded(tail)) :]
+
+    def _decode_ids(self, ids: tuple[int, ...]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _stopping_tokens(self, stops: tuple[str, ...]) -> frozenset[int]:
         """Tokens that may complete a stop string: those that hold its last character."""

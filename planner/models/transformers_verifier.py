@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from planner.core import ScoreRequest, StepScores, stable_hash
-from planner.errors import InputError, VerifierError
-from planner.models.cards import VerifierCard, fill_in, load_card
+from planner.errors import VerifierError
+from planner.models.card_tokens import CardTokens
+from planner.models.cards import VerifierCard, load_card
 from planner.models.checkpoint import open_checkpoint
 from planner.models.keyvalues import Decoder, Kept, PrefixStore, padded
 from planner.models.protocols import VerifierInfo
@@ -55,31 +56,26 @@ class TransformersVerifier:
     ) -> None:
         self._card = card or load_card(Path(folder) / "verifier.toml")
         opened = open_checkpoint(folder, device=device, dtype=dtype)
-        self._decoder, self._tokenizer = Decoder(opened.model), opened.tokenizer
+        self._decoder = Decoder(opened.model)
         c = self._card
-        signs = [(c.negative, "negative"), (c.positive, "positive")]
-        self._signs = [self._single(sign, field) for sign, field in signs if sign is not None]
+        self._tokens = CardTokens(c, opened.tokenizer, name or c.name or opened.folder.name)
         self._head = ScoreHead(folder, c.head, self._decoder.device, opened.shape.hidden) if c.head else None
-        self._tag = self._single(c.tag, "tag")
-        self._bos = self._begin()
         self._info = VerifierInfo(
             name=name or c.name or opened.folder.name,
-            fingerprint=stable_hash("transformers", opened.digest, self._format()),
+            fingerprint=stable_hash("transformers", opened.digest, self._tokens.format()),
             shape=opened.shape,
             incremental=True,
         )
         self._limit = opened.shape.max_context_tokens
         self._store: PrefixStore[tuple[str, tuple[str, ...]]] = PrefixStore(prefix_cache_bytes)
-        self._encode = lru_cache(maxsize=65536)(self._encoded)
-        self._piece = lru_cache(maxsize=65536)(self._encoded_piece)
+        self._count = lru_cache(maxsize=65536)(self._tokens.count)
 
     @property
     def info(self) -> VerifierInfo:
         return self._info
 
     def count_tokens(self, prompt: str, steps: Sequence[str]) -> int:
-        total = len(self._prompt(prompt))
-        return total + sum(len(self._step(prompt, step, first=not number)) for number, step in enumerate(steps))
+        return self._count(prompt, tuple(steps))
 
     def reset(self) -> None:
         self._store.clear()
@@ -88,80 +84,23 @@ class TransformersVerifier:
     def score(self, requests: Sequence[ScoreRequest]) -> list[StepScores]:
         """Step scores for each request, in order."""
         prompts, fresh = self._prompts(list(dict.fromkeys(request.prompt for request in requests)))
-        works = [self._work(request, prompts[request.prompt]) for request in requests]
-        order = sorted(range(len(works)), key=lambda i: len(works[i].new))
-        scores: dict[int, tuple[float, ...]] = {}
+        # Equal answers, which are common among a search's paths, are computed once.
+        works = {request: self._work(request, prompts[request.prompt]) for request in dict.fromkeys(requests)}
+        order = sorted(works.values(), key=lambda work: len(work.new))
+        scores: dict[ScoreRequest, tuple[float, ...]] = {}
         for start in range(0, len(order), _ROWS):
             group = order[start : start + _ROWS]
-            scores.update(zip(group, self._compute([works[i] for i in group]), strict=True))
-        results = []
-        for i, work in enumerate(works):
-            # Whoever asks first about a prompt is shown its prefill.
-            new = len(work.new) + fresh.pop(work.request.prompt, 0)
-            tokens = len(work.kept.ids) + len(work.new)
-            results.append(StepScores(scores=scores[i], tokens=tokens, new_tokens=new, computed_tokens=new))
+            scores.update(zip((work.request for work in group), self._compute(group), strict=True))
+        unseen, results = set(works), list[StepScores]()
+        for request in requests:
+            # Whoever asks first is shown what was computed, a prompt's prefill too.
+            new = (len(works[request].new) if request in unseen else 0) + fresh.pop(request.prompt, 0)
+            unseen.discard(request)
+            tokens = len(works[request].kept.ids) + len(works[request].new)
+            results.append(StepScores(scores=scores[request], tokens=tokens, new_tokens=new, computed_tokens=new))
         return results
 
     # --- input ----------------------------------------------------------------------------------------------------
-
-    def _format(self) -> list[object]:
-        """What the card changes in the model's input and read-out."""
-        c = self._card
-        known = ("prompt", "step", "joiner", "tag", "positive", "negative", "name", "models", "source")
-        further = {name: value for name, value in c.to_dict().items() if name not in known}
-        return [c.prompt, c.step, c.joiner, *self._signs, *([further, self._tag] if further else [])]
-
-    def _encoded(self, text: str, special_tokens: bool = False) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
-
-    def _encoded_piece(self, text: str) -> tuple[int, ...]:
-        """A later step's tokens, as they are behind another step."""
-        before = self._encode(self._card.behind)
-        ids = self._encode(self._card.behind + text)
-        if ids[: len(before)] != before:
-            raise VerifierError(f"{self._info.name}: {self._card.behind!r} merged with the step {text!r}")
-        return ids[len(before) :]
-
-    def _begin(self) -> str:
-        bos = self._tokenizer.bos_token
-        if bos is None and "{bos}" in self._card.prompt + self._card.first:
-            raise InputError(
-                "the tokenizer has no token that begins a text", where="verifier card", field="prompt",
-                value=self._card.prompt, expected="no {bos}", hint="Is this the card of another model?",
-            )  # fmt: skip
-        return str(bos or "")
-
-    def _single(self, text: str, field: str) -> int:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1 and not (ids and self._card.last_token):
-            raise InputError(
-                f"is {len(ids)} tokens for this tokenizer", where="verifier card", field=field, value=text,
-                expected="one token", hint="Is this the card of another model?",
-            )  # fmt: skip
-        return int(ids[-1])
-
-    def _prompt(self, prompt: str) -> tuple[int, ...]:
-        text = fill_in(self._card.prompt, {"bos": self._bos, "question": prompt})
-        return self._encode(text, self._card.special_tokens)
-
-    def _step(self, prompt: str, step: str, *, first: bool) -> tuple[int, ...]:
-        """A step's own tokens: encoded apart from its neighbours, so that a prefix's tokens never change."""
-        c = self._card
-        shown = step.strip() if c.strip else step
-        if c.newline is not None:
-            shown = c.newline.join(shown.splitlines())
-        text = fill_in(c.first if first else c.step, {"bos": self._bos, "question": prompt, "step": shown})
-        if first:
-            ids = self._encode(text)
-        elif c.behind:
-            ids = self._piece(c.joiner + text)
-        else:
-            ids = self._encode(c.joiner) + self._encode(text)
-        if c.tag_apart:
-            return (*ids, self._tag)
-        if ids[-1] != self._tag:
-            raise VerifierError(f"{self._info.name}: the tag {c.tag!r} merged with the step {step!r}")
-        return ids
 
     def _work(self, request: ScoreRequest, base: Kept) -> _Work:
         prompt, steps = request.prompt, request.steps
@@ -173,7 +112,7 @@ class TransformersVerifier:
                 break
         new, tags = list[int](), list[int]()
         for number in range(done, len(steps)):
-            new += self._step(prompt, steps[number], first=not number)
+            new += self._tokens.step(prompt, steps[number], first=not number)
             tags.append(len(new) - 1)
         return _Work(request, kept, tuple(new), tuple(tags))
 
@@ -185,7 +124,7 @@ class TransformersVerifier:
         fresh = [prompt for prompt in prompts if prompt not in kept]
         for start in range(0, len(fresh), _ROWS):
             group = fresh[start : start + _ROWS]
-            inputs = [self._prompt(prompt) for prompt in group]
+            inputs = [self._tokens.prompt(prompt) for prompt in group]
             for tokens in inputs:
                 self._check_length(len(tokens))
             ids, counts = padded(inputs, self._decoder.device)
@@ -194,7 +133,7 @@ class TransformersVerifier:
             for row, (prompt, tokens) in enumerate(zip(group, inputs, strict=True)):
                 kept[prompt] = Kept(tokens, cache.row(row, len(tokens)))
                 self._store.put((prompt, ()), kept[prompt])
-        return kept, {prompt: len(self._prompt(prompt)) for prompt in fresh}
+        return kept, {prompt: len(self._tokens.prompt(prompt)) for prompt in fresh}
 
     def _compute(self, works: Sequence[_Work]) -> list[tuple[float, ...]]:
         """All step scores of each, those of its kept prefix first."""
@@ -226,7 +165,7 @@ class TransformersVerifier:
         """Scores (steps,) in [0, 1] from the hidden states (steps, width) at the tags."""
         if self._head is not None:
             return self._head(hidden)
-        return self._decoder.logits(hidden)[:, self._signs].softmax(-1)[:, 1]
+        return self._decoder.logits(hidden)[:, self._tokens.signs].softmax(-1)[:, 1]
 
     def _check_length(self, tokens: int) -> None:
         if tokens > self._limit:

@@ -5,7 +5,8 @@ The evaluation calls the same function as `Planner.choose`, so what is reported 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,10 +33,11 @@ class PlanTable:
     """A policy's C plans over B buckets and its R table rows as arrays, in the policy's unit.
 
     `accuracy`, `low`, `high`, `cost`, `p95` are [C, B] (a bucket without measurement takes the plan's overall figure);
-    `parts` [C, B, 3] is cost by policy model, verifier and probe; `budgets` [R] rises; `candidates` [R, C] marks the
-    plans that the rows up to this one name: their cells' plans, which stand where a gain was significant, and their
-    best fixed ones. `cells` [R, B] is the plan of each cell, `fallback` [R, B] whether it is the best fixed one for
-    want of significance; `best_fixed` [R], -1 unknown; `votes` [C] whether a plan counts votes over answers.
+    `seconds` (mean) and `seconds_p99` are [C, B], NaN where unknown; `parts` [C, B, 3] is cost by policy model,
+    verifier and probe; `budgets` [R] rises; `candidates` [R, C] marks the plans that the rows up to this one name:
+    their cells' plans, which stand where a gain was significant, and their best fixed ones. `cells` [R, B] is the plan
+    of each cell, `fallback` [R, B] whether it is the best fixed one for want of significance; `best_fixed` [R], -1
+    unknown; `votes` [C] whether a plan counts votes over answers.
     """
 
     buckets: tuple[str, ...]
@@ -45,6 +47,8 @@ class PlanTable:
     cost: Floats
     parts: Floats
     p95: Floats
+    seconds: Floats
+    seconds_p99: Floats
     budgets: Floats
     candidates: NDArray[np.bool_]
     cells: NDArray[np.int64]
@@ -57,9 +61,19 @@ class PlanTable:
         """[B, 3, C]: accuracy, cost and p95 of every plan in each bucket, side by side."""
         return np.ascontiguousarray(np.stack([self.accuracy, self.cost, self.p95]).transpose(2, 0, 1))
 
+    @cached_property
+    def named(self) -> tuple[tuple[int, ...], ...]:
+        """`candidates` as the places of the marked plans, [R] tuples."""
+        return tuple(tuple(row.nonzero()[0].tolist()) for row in self.candidates)
+
+    @cached_property
+    def _steps(self) -> list[float]:
+        steps: list[float] = self.budgets.tolist()
+        return steps
+
     def row(self, budget: float) -> int:
         """The table's row for a budget: the last one within it, -1 when even the first is dearer."""
-        return int(self.budgets.searchsorted(budget * _FITS, side="right")) - 1
+        return bisect_right(self._steps, budget * _FITS) - 1
 
     @classmethod
     def from_document(cls, policy: Mapping[str, Any], *, where: str = "policy.json") -> PlanTable:
@@ -118,6 +132,8 @@ class PlanTable:
             cost,
             parts,
             p95,
+            _seconds(plans, buckets, "mean"),
+            _seconds(plans, buckets, "p99"),
             np.array([float(row["budget"]) for row in table]),
             candidates,
             cells,
@@ -125,6 +141,11 @@ class PlanTable:
             best_fixed,
             np.array([_is_vote(plan) for plan in plans]),
         )
+
+
+def _seconds(plans: list[Mapping[str, Any]], buckets: tuple[str, ...], key: str) -> Floats:
+    found = [plan.get("seconds") or {} for plan in plans]
+    return np.array([[_number((entry.get(bucket) or {}).get(key), np.nan) for bucket in buckets] for entry in found])
 
 
 VOTING = frozenset({"majority", "adaptive_majority", "confidence_vote"})
@@ -162,42 +183,42 @@ def choose_plans(
     METHODS section 7: of the plans whose 95th-percentile cost, averaged over the distribution, is within the budget,
     the one with the highest expected accuracy; ties within `TIE` to the cheapest. Candidates are the plans that the
     table names at budgets within this one, so that what was not significant while fitting is not chosen here by the
-    back door; where none of those fits (a budget below the table), every plan is a candidate. `allowed` [C] leaves
-    plans out.
+    back door; where none of those fits (a budget below the table), every plan is a candidate. `allowed` [C], or
+    [P, C] for each prompt, leaves plans out.
     """
     prompts = len(distribution)
     budgets = np.broadcast_to(np.asarray(budget, np.float64), (prompts,))
     if prompts <= _CHUNK:
         return _choose(table, distribution, budgets, allowed)
     pieces = [
-        _choose(table, distribution[i : i + _CHUNK], budgets[i : i + _CHUNK], allowed)
+        _choose(table, distribution[i : i + _CHUNK], budgets[i : i + _CHUNK], _rows(allowed, i, i + _CHUNK))
         for i in range(0, prompts, _CHUNK)
     ]
     fields = ("plan", "expected_accuracy", "expected_cost", "p95", "hopeless")
     return Choice(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in fields))
 
 
+def _rows(allowed: NDArray[np.bool_] | None, start: int, end: int) -> NDArray[np.bool_] | None:
+    return allowed if allowed is None or allowed.ndim == 1 else allowed[start:end]
+
+
 def choose_one(table: PlanTable, distribution: Floats, budget: float, allowed: NDArray[np.bool_] | None = None) -> int:
     """`choose_plans(...).plan` for a single prompt's distribution [B]: the same steps without arrays of prompts."""
-    means = distribution[0] * table.by_bucket[0]
-    for b in range(1, len(distribution)):
-        means = means + distribution[b] * table.by_bucket[b]
-    expected, cost, p95 = means
-    fits = p95 <= budget * _FITS
-    if allowed is not None:
-        fits &= allowed
-    row = table.row(budget)
-    if row >= 0:
-        named = fits & table.candidates[row]
-        if named.any():
-            fits = named
-    within = fits.nonzero()[0]
-    if not len(within):
+    # Bucket after bucket, as `mean_over` adds them up.
+    means = np.add.reduce(distribution[:, None, None] * table.by_bucket, axis=0)
+    expected, cost, p95 = means.tolist()
+    limit, row = budget * _FITS, table.row(budget)
+    everything = range(len(expected))
+    candidates: Sequence[int] = everything if row < 0 else table.named[row]
+    for pool in (candidates, everything):
+        within = [i for i in pool if p95[i] <= limit and (allowed is None or allowed[i])]
+        if within:
+            break
+    else:
         return -1
-    reached = expected.take(within)
-    best = float(reached.max())
-    pool = within if best < HOPELESS else within[reached >= best - TIE]
-    return int(pool[cost.take(pool).argmin()])
+    best = max(expected[i] for i in within)
+    floor = -1.0 if best < HOPELESS else best - TIE
+    return min((i for i in within if expected[i] >= floor), key=cost.__getitem__)
 
 
 def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: NDArray[np.bool_] | None) -> Choice:

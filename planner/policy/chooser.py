@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from planner.budget import Budget
 from planner.errors import BudgetError, CapabilityError, InputError
 from planner.models.cost import ModelShape
+from planner.models.latency import LatencyModel
 from planner.policy.allocate import allocate
 from planner.policy.choose import PlanTable, choose_one, choose_plans, mean_over
-from planner.policy.features import COUNTS, Extracted, extract
+from planner.policy.deadline import in_time, refuse_slow, seconds_text
+from planner.policy.features import COUNTS, extract
 from planner.policy.open_ended import looks_open_ended
 from planner.policy.plan import Plan, amount_text, describe
 from planner.policy.predictor import DifficultyPredictor
@@ -34,7 +36,7 @@ _UNFAMILIAR = (
 _OPEN_ENDED = (
     "this prompt seems open-ended, without an answer to check or vote on: expected accuracy does not apply to it"
 )
-_CHUNK = 64
+_CHUNK = 128
 """Prompts whose features are taken together: few enough for their arrays to stay in the processor's cache."""
 
 Floats = NDArray[np.float64]
@@ -72,7 +74,8 @@ class Decisions:
         return Budget(float(self.amounts[row]), "tokens" if self.chooser.unit == "tokens" else "flops")
 
     def mask_of(self, row: int) -> Mask | None:
-        return self.chooser.mask(self.allowed, bool(self.open_ended[row]))
+        quick = in_time(self.chooser.table, self.distribution[row][None], self.shared)
+        return _both(self.chooser.mask(self.allowed, bool(self.open_ended[row])), None if quick is None else quick[0])
 
     def plans(self) -> list[Plan]:
         return [Plan(self, row) for row in range(len(self.index))]
@@ -97,6 +100,8 @@ class Decisions:
         likely = int(weights.argmax())
         prompt = f"a prompt that is {table.buckets[likely]} with {weights[likely]:.0%} probability"
         price = amount_text(cost, chooser.unit)
+        if budget.seconds is not None:
+            price += f" in {seconds_text(float(weights @ table.seconds[index]))}"
         head = f"{chooser.names[index]} is expected to answer {prompt} correctly {expected:.1%} of the time for {price}"
         if index != self.usual[row]:
             usual = chooser.names[int(self.usual[row])]
@@ -104,6 +109,8 @@ class Decisions:
         line = table.row(float(self.amounts[row]))
         if self._hopeless(row):
             return f"{head}: success is hopeless within {budget} whatever is tried, so this is the cheapest plan."
+        if budget.seconds is not None:
+            return f"{head}: the best of the plans that fit {budget} 99 times in 100."
         fixed = int(table.best_fixed[line]) if line >= 0 else -1
         if fixed < 0:
             return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
@@ -132,6 +139,8 @@ class Chooser:
     def __init__(self, document: Mapping[str, Any], predictor: DifficultyPredictor, warning: str | None) -> None:
         self.document, self.predictor, self.warning = document, predictor, warning
         self.table = PlanTable.from_document(document)
+        timed = document.get("latency")
+        self.latency = None if timed is None else LatencyModel.from_dict(timed, where="latency in policy.json")
         self.specs: tuple[Strategy, ...] = tuple(_spec(plan) for plan in document["plans"])
         self.names = tuple(describe(plan) for plan in document["plans"])
         self.unit = str(document["unit"])
@@ -161,7 +170,7 @@ class Chooser:
         usual, propensity = index, np.ones(len(index))
         if explore > 0:
             index, propensity = self._explore(
-                distribution, amounts, open_ended, allowed, usual, explore, draw or random.Random()
+                distribution, amounts, open_ended, allowed, budget, usual, explore, draw or random.Random()
             )
         token = os.urandom(12).hex()
         return Decisions(
@@ -173,17 +182,14 @@ class Chooser:
 
         Prompts unlike anything profiled get the profiled base rates.
         """
-        open_ended = np.array([looks_open_ended(prompt) for prompt in prompts], np.bool_)
         if self.predictor.trees is None and self.predictor.familiarity is None:
             base = np.repeat(self.base_rates[None], len(prompts), axis=0)
-            return base, np.full(len(prompts), np.nan), open_ended
+            return base, np.full(len(prompts), np.nan), np.array([looks_open_ended(p) for p in prompts], np.bool_)
         if len(prompts) <= _CHUNK:
-            return *self._predict(extract(prompts, self.predictor.spec)), open_ended
-        pieces = [
-            self._predict(extract(prompts[i : i + _CHUNK], self.predictor.spec)) for i in range(0, len(prompts), _CHUNK)
-        ]
-        distributions, strangeness = zip(*pieces, strict=True)
-        return np.concatenate(distributions), np.concatenate(strangeness), open_ended
+            return self._predict(prompts)
+        pieces = [self._predict(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
+        distributions, strangeness, open_ended = zip(*pieces, strict=True)
+        return np.concatenate(distributions), np.concatenate(strangeness), np.concatenate(open_ended)
 
     def describe_prompt(self, prompt: str) -> dict[str, Any]:
         """What a log may keep of a prompt, no text: its counts that are not 0, its strangeness (None unknown)."""
@@ -194,19 +200,25 @@ class Chooser:
             "strangeness": None if familiarity is None else float(familiarity.measure(extracted)[0]),
         }
 
-    def _predict(self, extracted: Extracted) -> tuple[Floats, Floats]:
-        predictor, count = self.predictor, len(extracted.matrix)
+    def _predict(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
+        predictor, count = self.predictor, len(prompts)
+        extracted = extract(prompts, predictor.spec)
+        # The features know already which prompts hold none of its words, as far as these are ASCII.
+        open_ended = extracted.open_worded
+        for row, (worded, prompt) in enumerate(zip(open_ended.tolist(), prompts, strict=True)):
+            if worded or not prompt.isascii():
+                open_ended[row] = looks_open_ended(prompt)
         if predictor.trees is None:
             distribution = np.repeat(self.base_rates[None], count, axis=0)
         else:
             distribution = predictor.spread.between(self._buckets, predictor.predict_features(extracted))
         if predictor.familiarity is None:
-            return distribution, np.full(count, np.nan)
+            return distribution, np.full(count, np.nan), open_ended
         strangeness = predictor.familiarity.measure(extracted)
         strange = strangeness > 1
         if strange.any():
             distribution[strange] = self.base_rates
-        return distribution, strangeness
+        return distribution, strangeness, open_ended
 
     def mask(self, allowed: Mask | None, open_ended: bool) -> Mask | None:
         """The plans [C] that may be chosen; a prompt without a checkable answer gets no vote, where there is another
@@ -219,9 +231,12 @@ class Chooser:
     def _best(
         self, distribution: Floats, amounts: Floats, open_ended: Mask, allowed: Mask | None, budget: Budget
     ) -> NDArray[np.int64]:
+        quick = in_time(self.table, distribution, budget)
         if len(distribution) == 1:
             mask = self.mask(allowed, bool(open_ended[0]))
-            only = choose_one(self.table, distribution[0], float(amounts[0]), mask)
+            only = choose_one(
+                self.table, distribution[0], float(amounts[0]), _both(mask, None if quick is None else quick[0])
+            )
             if only < 0:
                 self._refuse(distribution[0], mask, budget)
             return np.array([only])
@@ -231,7 +246,8 @@ class Chooser:
             if not len(rows):
                 continue
             mask = self.mask(allowed, is_open)
-            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=mask).plan
+            both = _both(mask, None if quick is None else quick[rows])
+            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=both).plan
             if plan.min() < 0:
                 self._refuse(distribution[rows[plan < 0][0]], mask, budget)
             index[rows] = plan
@@ -243,12 +259,15 @@ class Chooser:
         amounts: Floats,
         open_ended: Mask,
         allowed: Mask | None,
+        budget: Budget,
         usual: NDArray[np.int64],
         share: float,
         draw: random.Random,
     ) -> tuple[NDArray[np.int64], Floats]:
         index, propensity = usual.copy(), np.ones(len(usual))
         fits = mean_over(distribution, self.table.p95) <= amounts[:, None] * (1 + 1e-9)
+        quick = in_time(self.table, distribution, budget)
+        fits = fits if quick is None else fits & quick
         for row in range(len(usual)):
             mask = self.mask(allowed, bool(open_ended[row]))
             pool = np.flatnonzero(fits[row] if mask is None else fits[row] & mask)
@@ -263,6 +282,10 @@ class Chooser:
             if not allowed.any():
                 raise CapabilityError("no plan of this policy can run here", hint="Give its engine and verifier")
             p95 = np.where(allowed, p95, np.inf)
+        quick = in_time(self.table, distribution[None], budget)
+        if quick is not None:
+            refuse_slow(self.table, self.names, distribution, allowed, budget)
+            p95 = np.where(quick[0], p95, np.inf)
         cheapest = int(p95.argmin())
         needed = float(p95[cheapest])
         reference = self.document.get("reference_cost")
@@ -296,15 +319,19 @@ class Chooser:
         return flops_per_token(ModelShape.from_dict(config)) if config else None
 
     def amount(self, budget: Budget) -> float:
-        """The budget in the policy's unit. Raises BudgetError where it cannot be converted."""
+        """The budget in the policy's unit, infinite where only seconds are limited. Raises BudgetError where it cannot
+        be converted."""
         reference = self.document.get("reference_cost")
-        rate = None if budget.unit in (self.unit, "x") else self.token_flops
+        rate = None if budget.unit in (self.unit, "x", "seconds") else self.token_flops
         if self.unit == "flops":
             return budget.to_flops(reference_flops=reference, flops_per_token=rate)
         return budget.to_tokens(reference_tokens=reference, flops_per_token=rate)
 
-    def cap_flops(self, budget: Budget, shape: ModelShape | None) -> float:
-        """The budget in FLOPs, as a ledger holds it; `shape` is the engine's, whose tokens are priced."""
+    def cap_flops(self, budget: Budget, shape: ModelShape | None) -> float | None:
+        """The budget in FLOPs, as a ledger holds it, None where only seconds are limited; `shape` is the engine's,
+        whose tokens are priced."""
+        if budget.unit == "seconds":
+            return None
         if self.unit == "flops":
             return self.amount(budget)
         if budget.unit == "flops":
@@ -320,6 +347,11 @@ def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, all
     total does not pay for the cheapest plans.
     """
     require_texts(prompts)
+    if total.seconds is not None:
+        raise BudgetError(
+            "seconds cannot be shared out: prompts are answered side by side", field="total_budget", value=str(total),
+            hint="Give each prompt its own seconds, or the total in another unit",
+        )  # fmt: skip
     table, amount = chooser.table, chooser.amount(total)
     distribution, strangeness, open_ended = chooser.difficulty(prompts)
     p95 = mean_over(distribution, table.p95)
@@ -345,6 +377,14 @@ def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, all
 def require_texts(prompts: Sequence[str]) -> None:
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError("a prompt is a text", field="prompt", expected="str")
+
+
+def _both(mask: Mask | None, quick: Mask | None) -> Mask | None:
+    """Plans that both leave in."""
+    if mask is None or quick is None:
+        return mask if quick is None else quick
+    both: Mask = mask & quick
+    return both
 
 
 def _spec(plan: Mapping[str, Any]) -> Strategy:

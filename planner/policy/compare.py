@@ -23,6 +23,7 @@ __all__ = ["budget_comparisons", "curves", "efficiency", "gap_closed", "part_cos
 
 Floats = NDArray[np.float64]
 
+_PREDICTOR_RESAMPLES = 200
 _LEVELS = (4, 16, 64)
 """The N of a baseline whose own accuracies are the levels at which costs are compared, named beforehand."""
 
@@ -67,7 +68,7 @@ def _method(track: Track, setting: int, outcomes: Outcomes, resamples: Resamples
     plan = top[0][0] if len(top) == 1 else f"{len(track.plans[setting])} plans, most often {top[0][0]} ({share:.0%})"
     return {
         "accuracy": float(accuracy.mean()),
-        "ci": list(resamples.interval(accuracy)),
+        "ci": [min(max(bound, 0.0), 1.0) for bound in resamples.interval(accuracy)],
         "cost": float(track.cost[:, setting].mean()),
         "cost_parts": {
             "prefill": prefill, "decode": decode, "verifier": None if np.isnan(verifier) else verifier, "probe": 0.0,
@@ -166,16 +167,15 @@ def _cost_at(accuracy: Floats, cost: Floats, target: float) -> tuple[float | Non
 
 
 def predictor_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
-    """How well prompts told success on held-out problems: log loss a sample against the base rate, rank correlation,
-    calibration."""
+    """How well prompts told success on held-out problems: log loss a sample against the base rate (`log_loss_gain_ci`
+    is the paired difference's), rank correlation, calibration; intervals resample problems."""
     known = (outcomes.trials > 0) & ~np.isnan(held.predicted)
     true, p, base = outcomes.pass_at_1[known], held.predicted[known], held.base[known]
 
-    def loss(q: Floats) -> float:
-        q = np.clip(q, 1e-4, 1 - 1e-4)
-        return float(-(true * np.log(q) + (1 - true) * np.log(1 - q)).mean())
-
     error, bins = calibration_error(p, true)
+    draws = np.random.default_rng(0).integers(0, len(p), (_PREDICTOR_RESAMPLES, len(p)))
+    again = [(calibration_error(p[d], true[d])[0], rank_correlation(p[d], true[d])) for d in draws]
+    gain = _losses(base, true) - _losses(p, true)
     names = list(BUCKET_EDGES)
     guess = held.distribution[known].argmax(axis=1)
     confusion = {a: dict.fromkeys(names, 0) for a in names}
@@ -186,9 +186,25 @@ def predictor_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
         {"predicted": float(a), "true": float(b), "problem_id": str(i)} for a, b, i in zip(p, true, ids, strict=True)
     ]
     return {
-        "bins": bins, "scatter": scatter, "log_loss": loss(p), "base_log_loss": loss(base),
-        "spearman": rank_correlation(p, true), "calibration_error": error, "confusion": confusion,
+        "bins": bins, "scatter": scatter, "log_loss": float(_losses(p, true).mean()),
+        "base_log_loss": float(_losses(base, true).mean()),
+        "log_loss_gain_ci": list(percentile_interval(gain[draws].mean(axis=1))),
+        "spearman": rank_correlation(p, true), "spearman_ci": _interval([rank for _, rank in again]),
+        "calibration_error": error, "calibration_error_ci": _interval([e for e, _ in again]), "confusion": confusion,
     }  # fmt: skip
+
+
+def _losses(q: Floats, true: Floats) -> Floats:
+    """Log loss of predictions against success shares, of each problem."""
+    q = np.clip(q, 1e-4, 1 - 1e-4)
+    losses: Floats = -(true * np.log(q) + (1 - true) * np.log(1 - q))
+    return losses
+
+
+def _interval(draws: list[float | None]) -> list[float] | None:
+    """None where a resample has none, as the rank correlation of constant predictions."""
+    known = [d for d in draws if d is not None]
+    return list(percentile_interval(np.array(known))) if known and len(known) == len(draws) else None
 
 
 def curves(outcomes: Outcomes, resamples: Resamples) -> list[dict[str, Any]]:
@@ -196,7 +212,7 @@ def curves(outcomes: Outcomes, resamples: Resamples) -> list[dict[str, Any]]:
     (best mean over N on these problems; a description, not a held-out figure)."""
     families: dict[tuple[str, str], dict[tuple[Any, ...], list[int]]] = {}
     for i, c in enumerate(outcomes.configurations):
-        rest = tuple(sorted((k, v) for k, v in c.hyperparameters.items() if k not in ("n", "max_n")))
+        rest = tuple(sorted((k, v) for k, v in c.hyperparameters.items() if k not in ("n", "max_n", "chains")))
         families.setdefault((c.strategy, c.policy_model), {}).setdefault(rest, []).append(i)
     bucket = bucket_of(outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan)))
     result = []

@@ -21,7 +21,7 @@ from planner.profiling.outcomes import Outcomes
 if TYPE_CHECKING:
     from planner.policy.predictor import DifficultyPredictor
 
-__all__ = ["BASELINES", "METHODS", "HeldOut", "Track", "cross_validate", "fit_predictor"]
+__all__ = ["BASELINES", "METHODS", "HeldOut", "Track", "cross_validate", "fit_predictor", "put_oracle"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,11 +34,13 @@ METHODS = ("policy_oracle_difficulty", "policy", "best_fixed", *BASELINES, "orac
 class Track:
     """One method at S settings (budgets or N): held-out accuracy and cost parts of every row, NaN where it has no plan.
 
-    `accuracy` [R, S]; `parts` [3, R, S] prefill, decode, verifier; `plans` counts what was chosen at each setting.
+    `accuracy` [R, S]; `parts` [3, R, S] prefill, decode, verifier; `chosen` [R, S] configurations, -1 for none; `plans`
+    counts them at each setting.
     """
 
     accuracy: Floats
     parts: Floats
+    chosen: Ints
     plans: list[Counter[str]]
 
     @classmethod
@@ -46,11 +48,13 @@ class Track:
         return cls(
             np.full((rows, settings), np.nan),
             np.full((3, rows, settings), np.nan),
+            np.full((rows, settings), -1),
             [Counter() for _ in range(settings)],
         )
 
     def put(self, outcomes: Outcomes, rows: Ints, setting: int, configurations: Ints) -> None:
         """Record that these rows ran these configurations."""
+        self.chosen[rows, setting] = configurations
         self.accuracy[rows, setting] = outcomes.accuracy[rows, configurations]
         for part, values in enumerate((outcomes.prefill, outcomes.decode, outcomes.verifier)):
             self.parts[part, rows, setting] = values[rows, configurations]
@@ -118,7 +122,7 @@ def cross_validate(
         fitted = fit_plans(outcomes, train, budgets[::2], trials=trials, seed=seed, verifier=verifier)
         _policy(held, outcomes, fitted, train, test)
         _fixed(held, outcomes, fitted, strategy, samples, np.flatnonzero(np.isin(outcomes.problem_index, test)))
-    _oracle(held, outcomes)
+    put_oracle(held, outcomes)
     return held
 
 
@@ -142,13 +146,18 @@ def _policy(held: HeldOut, outcomes: Outcomes, fitted: Fitted, train: Ints, test
     table, plans = PlanTable.from_document(document), np.array(fitted.plans)
     cheapest = int(np.argmin(fitted.overall_p95[plans]))
     difficulty = outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan))
-    shares = fitted.counts / max(fitted.counts.sum(), 1.0)
+    if fitted.counts.sum():
+        shares = fitted.counts / fitted.counts.sum()
+    else:  # no problem has samples to spare for its bucket: predictions are all that is known of them
+        shares = held.distribution[test].mean(axis=0)
     bucket = bucket_of(difficulty)
     # A row whose bucket is unknown is as likely in each bucket as training problems were.
     known = np.where(bucket[:, None] >= 0, np.eye(len(BUCKET_EDGES))[bucket], shares)
     rows = np.flatnonzero(np.isin(outcomes.problem_index, test))
     seen = np.flatnonzero(np.isin(outcomes.problem_index, train))
-    ways = {"policy_oracle_difficulty": known[rows], "policy": held.distribution[outcomes.problem_index[rows]]}
+    ways = {"policy": held.distribution[outcomes.problem_index[rows]]}
+    if (bucket >= 0).any():  # else nobody knows a difficulty, and there is no such method
+        ways["policy_oracle_difficulty"] = known[rows]
     chosen = np.empty(len(held.budgets))
     for s, budget in enumerate(held.budgets):
         for name, distribution in ways.items():
@@ -157,7 +166,8 @@ def _policy(held: HeldOut, outcomes: Outcomes, fitted: Fitted, train: Ints, test
         plan = choose_plans(table, known[seen], budget).plan
         chosen[s] = outcomes.accuracy[seen, plans[np.where(plan < 0, cheapest, plan)]].mean()
     held.chosen.append(chosen)
-    held.held.append(held.tracks["policy_oracle_difficulty"].accuracy[rows].mean(axis=0))
+    judged = "policy_oracle_difficulty" if "policy_oracle_difficulty" in ways else "policy"
+    held.held.append(held.tracks[judged].accuracy[rows].mean(axis=0))
 
 
 def _fixed(
@@ -176,9 +186,13 @@ def _fixed(
                 held.at_n[name].put(outcomes, rows, s, np.full(len(rows), best))
 
 
-def _oracle(held: HeldOut, outcomes: Outcomes) -> None:
+def put_oracle(held: HeldOut, outcomes: Outcomes) -> None:
     """For every problem the configuration that does best on it, the cheapest on ties: a bound that nothing can
-    choose by."""
+    choose by.
+
+    It may have what fits the budget on that problem, and what any other method had there: a budget that a plan fits
+    over all problems may be too small for it on one of them.
+    """
     rows = np.arange(len(outcomes.problem_index))
     copies = len(rows) // len(outcomes.problem_ids)
     accuracy = np.empty_like(outcomes.accuracy)
@@ -192,5 +206,8 @@ def _oracle(held: HeldOut, outcomes: Outcomes) -> None:
         value[rows, np.argmin(outcomes.cost_p95, axis=1)] = np.maximum(
             value[rows, np.argmin(outcomes.cost_p95, axis=1)], -1.0
         )
+        for track in held.tracks.values():
+            had = np.flatnonzero(track.chosen[:, s] >= 0)
+            value[had, track.chosen[had, s]] = np.round(accuracy[had, track.chosen[had, s]], 9)
         best = value.max(axis=1, keepdims=True)
         held.tracks["oracle"].put(outcomes, rows, s, np.where(value == best, cost, np.inf).argmin(axis=1))

@@ -11,6 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ _QUANTILE, _MARGIN = 0.995, 1.25
 _LEAST_UNSEEN, _LEAST_EXCESS = 0.1, 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Familiarity:
     """`seen` [2**16] bool: trigram hashes of the profiled prompts; `low`, `high` [counts]: their range."""
 
@@ -38,15 +39,22 @@ class Familiarity:
 
     def measure(self, extracted: Extracted) -> NDArray[np.float64]:
         """Strangeness of each prompt, [P]: above 1 means unlike anything profiled."""
-        unseen, excess = _measures(extracted, self.seen, self.low, self.high)
+        unseen, excess = _measures(extracted, self.seen, self.low, self.high, self._range)
+        if len(unseen) == 1:  # the same operations on plain numbers
+            return np.array([max(float(unseen[0]) / self.unseen_limit, float(excess[0]) / self.excess_limit)])
         return np.maximum(unseen / self.unseen_limit, excess / self.excess_limit)
+
+    @cached_property
+    def _range(self) -> NDArray[np.float64]:
+        return _range(self.low, self.high)
 
     @classmethod
     def fit(cls, extracted: Extracted, fold: NDArray[np.int64]) -> Familiarity:
         """`fold` [P]: each prompt is measured against the prompts of the other folds to set the limits."""
         unseen, excess = [], []
         for f in np.unique(fold):
-            a, b = _measures(_rows(extracted, fold == f), *_seen(_rows(extracted, fold != f)))
+            seen, low, high = _seen(_rows(extracted, fold != f))
+            a, b = _measures(_rows(extracted, fold == f), seen, low, high, _range(low, high))
             unseen.append(a)
             excess.append(b)
         return cls(
@@ -81,7 +89,8 @@ class Familiarity:
 def _rows(extracted: Extracted, keep: NDArray[np.bool_]) -> Extracted:
     inside = keep[extracted.owners]
     renumbered = np.cumsum(keep) - 1
-    return Extracted(extracted.matrix[keep], extracted.trigrams[inside], renumbered[extracted.owners[inside]])
+    owners = renumbered[extracted.owners[inside]]
+    return Extracted(extracted.matrix[keep], extracted.trigrams[inside], owners, extracted.open_worded[keep])
 
 
 def _place(trigrams: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -95,16 +104,26 @@ def _seen(extracted: Extracted) -> tuple[NDArray[np.bool_], NDArray[np.float64],
     return seen, counts.min(0), counts.max(0)
 
 
+def _range(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(high - low, 1.0)
+
+
 def _measures(
-    extracted: Extracted, seen: NDArray[np.bool_], low: NDArray[np.float64], high: NDArray[np.float64]
+    extracted: Extracted,
+    seen: NDArray[np.bool_],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    width: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows = len(extracted.matrix)
-    known = seen[_place(extracted.trigrams)]
+    known = seen.take(_place(extracted.trigrams))
     if rows == 1:
         unseen = np.array([(len(known) - np.count_nonzero(known)) / max(len(known), 1)])
     else:
-        unseen = np.bincount(extracted.owners, ~known, rows)
-        unseen = unseen / np.maximum(np.bincount(extracted.owners, minlength=rows), 1)
+        unseen = np.bincount(extracted.owners.take((~known).nonzero()[0]), minlength=rows) / np.maximum(
+            np.bincount(extracted.owners, minlength=rows), 1
+        )
     counts = extracted.matrix[:, : len(COUNTS)]
-    outside = np.maximum(counts - high, low - counts) / np.maximum(high - low, 1.0)
+    outside = np.maximum(counts - high, low - counts)
+    outside /= width
     return unseen, outside.max(1)

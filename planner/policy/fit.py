@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,9 +14,12 @@ import numpy as np
 
 from planner import __version__
 from planner.core import stable_hash
+from planner.models.latency import LatencyModel
 from planner.policy import compare
+from planner.policy.audit import audit
 from planner.policy.evaluate import cross_validate, fit_predictor
 from planner.policy.folder import SCHEMA_VERSION, read_policy, write_policy
+from planner.policy.seconds import seconds_documents
 from planner.policy.statistics import Resamples
 from planner.policy.table import BUCKET_EDGES, bucket_of, budget_grid, fit_plans, plan_documents, table_document
 from planner.profiling.outcomes import Outcomes, outcomes_from_bank
@@ -53,7 +56,7 @@ class FitResult:
 
 
 def fit(
-    bank_path: str | Path, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 200,
+    bank_path: str | Path, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 500,
     by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:  # fmt: skip
     """Fit a policy on a bank, measure it by nested cross-validation and write it to the folder `out`.
@@ -70,18 +73,20 @@ def fit(
 
 
 def is_current(policy: str | Path, bank_path: str | Path) -> bool:
-    """Whether the folder `policy` holds what this version fitted to the bank as it is now."""
+    """Whether the folder `policy` holds what this version fitted to the bank, and its latency, as they are now."""
     from planner.profiling.bank import Bank
 
     if not (Path(policy) / "policy.json").exists():
         return False
-    provenance = read_policy(policy).policy.get("provenance") or {}
+    document, bank = read_policy(policy).policy, Bank.open(bank_path)
+    provenance = document.get("provenance") or {}
     fitted_by = (provenance.get("packages") or {}).get("compute-planner")
-    return fitted_by == __version__ and provenance.get("bank_digest") == Bank.open(bank_path).digest()
+    same_seconds = document.get("latency") == bank.manifest.get("latency")
+    return fitted_by == __version__ and same_seconds and provenance.get("bank_digest") == bank.digest()
 
 
 def fit_bank(
-    bank: Bank, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 200,
+    bank: Bank, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 500,
     by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:  # fmt: skip
     """As `fit`, on an open bank."""
@@ -124,18 +129,31 @@ def fit_bank(
         "drop": {"chosen": chosen, "held_out": kept},
         "efficiency_gain": compare.efficiency(held, outcomes, resamples),
         "gap_closed": compare.gap_closed(compared),
+        "verifier_audit": audit(bank, outcomes, resamples),
         "spend": _spend(bank),
         "missing": missing,
         "fit_seconds": seconds,
     }
     policy = _policy_document(bank, outcomes, out, seed, predictor.note) | {
-        "plans": plan_documents(fitted, outcomes),
+        "plans": _with_seconds(plan_documents(fitted, outcomes), bank, outcomes, fitted.plans, seed),
         "table": table_document(fitted, budgets, outcomes.reference_cost),
         "budgets": budgets,
     }
     folder = write_policy(out, policy, evaluation, predictor.save)
     advance(steps, "written")
     return FitResult(folder=folder, policy=policy, evaluation=evaluation, seconds=seconds)
+
+
+def _with_seconds(
+    plans: list[dict[str, Any]], bank: Bank, outcomes: Outcomes, configurations: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    """The same plans, with `seconds` where the bank's engines were timed."""
+    measured = bank.manifest.get("latency")
+    if measured is None:
+        return plans
+    latency = LatencyModel.from_dict(measured, where="latency in manifest.json")
+    found = seconds_documents(bank, outcomes, latency, configurations, seed=seed)
+    return [plan | {"seconds": seconds} for plan, seconds in zip(plans, found, strict=True)]
 
 
 _NOTE = (
@@ -165,6 +183,7 @@ def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int,
         },
         "policy_models": models,
         "verifier": verifier,
+        "latency": manifest.get("latency"),
         "task": task,
         "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
         "bucket_counts": {name: int((bucket == b).sum()) for b, name in enumerate(BUCKET_EDGES)},

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from planner.policy.features import MAX_CHARACTERS
+from planner.policy.characters import MAX_CHARACTERS
 
-__all__ = ["looks_open_ended"]
+__all__ = ["OPEN_ENDED", "looks_open_ended"]
 
-_OPEN_ENDED = (
+OPEN_ENDED = (
     *("write a", "write an", "write me", "essay", "poem", "story", "summar", "translate", "rewrite", "paraphrase"),
     *("brainstorm", "describe", "explain", "discuss", "your opinion", "advice", "recommend", "draft", "compose"),
     *("tell me about", "email", "letter to", "写一", "作文", "翻译", "总结", "介绍", "谈谈", "描述", "解释"),
 )
-_OPEN_ENDED_ASCII = tuple(cue for cue in _OPEN_ENDED if cue.isascii())
 _CHECKABLE = ("how many", "how much", "find ", "compute", "calculate", "evaluate", "solve", "determine", "\\boxed", "$")
 _CHECKABLE_CJK = ("多少", "几", "求", "计算", "解方程")
 
@@ -19,11 +18,7 @@ _CHECKABLE_CJK = ("多少", "几", "求", "计算", "解方程")
 def looks_open_ended(prompt: str) -> bool:
     """Whether a prompt seems to have no answer that could be checked or voted on (a heuristic on its wording)."""
     text = prompt[:MAX_CHARACTERS].lower()
-    # A plain loop: this runs for every prompt, and a generator would take half as long again.
-    for cue in _OPEN_ENDED_ASCII if text.isascii() else _OPEN_ENDED:
-        if cue in text:
-            break
-    else:
+    if not any(cue in text for cue in OPEN_ENDED):
         return False
     numbers = sum(c.isdigit() for c in text)
     return numbers < 3 and not any(cue in text for cue in (*_CHECKABLE, *_CHECKABLE_CJK))

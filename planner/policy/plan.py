@@ -7,7 +7,7 @@ for many prompts costs arrays and no sentences.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +70,8 @@ class Plan:
     """How to answer one prompt within a budget. Read-only.
 
     `strategy`, `hyperparameters`, `policy_model`, `verifier` and `spec` (the frozen strategy) say what to run;
-    `expected_accuracy` with `accuracy_interval` (95 %) and `expected_cost` what to expect; `difficulty` maps each
+    `expected_accuracy` with `accuracy_interval` (95 %), `expected_cost`, `expected_seconds` and `seconds_p99` (for a
+    prompt answered alone; None where the policy's engines were not timed) what to expect; `difficulty` maps each
     bucket to its probability, hardest first; `propensity` is the probability with which this plan was chosen (1 unless
     exploring). Plans are equal when all of that is; `decision_id` is each plan's own.
     """
@@ -133,6 +134,15 @@ class Plan:
         return ExpectedCost(policy=policy, verifier=verifier, probe=probe, p95=p95, unit=chooser.unit)
 
     @property
+    def expected_seconds(self) -> float | None:
+        return self._seconds(self._decisions.chooser.table.seconds)
+
+    @property
+    def seconds_p99(self) -> float | None:
+        """99th percentile, which fits a budget in seconds."""
+        return self._seconds(self._decisions.chooser.table.seconds_p99)
+
+    @property
     def difficulty(self) -> Mapping[str, float]:
         return dict(zip(self._decisions.chooser.table.buckets, self._weights.tolist(), strict=True))
 
@@ -170,6 +180,10 @@ class Plan:
         weights: NDArray[np.float64] = self._decisions.distribution[self._row]
         return weights
 
+    def _seconds(self, values: NDArray[np.float64]) -> float | None:
+        mean = self._mean(values)
+        return None if np.isnan(mean) else mean
+
     def _mean(self, values: NDArray[np.float64]) -> float:
         return float(mean_over(self._weights[None], values[self.index][None])[0, 0])
 
@@ -197,10 +211,13 @@ class Plan:
             "hyperparameters": dict(self.hyperparameters),
             "policy_model": self.policy_model,
             "verifier": self.verifier,
-            "budget": {"amount": budget.amount, "unit": budget.unit},
+            "budget": {"amount": budget.amount, "unit": budget.unit}
+            | ({} if budget.and_seconds is None else {"and_seconds": budget.and_seconds}),
             "expected_accuracy": self.expected_accuracy,
             "accuracy_interval": list(self.accuracy_interval),
             "expected_cost": asdict(expected) | {"total": expected.total},
+            "expected_seconds": self.expected_seconds,
+            "seconds_p99": self.seconds_p99,
             "difficulty": dict(self.difficulty),
             "propensity": self.propensity,
             "reason": self.reason,
@@ -235,7 +252,10 @@ class Plan:
 
     def _next_better(self) -> str:
         c = self.context
-        dearer = c.table.budgets[c.table.budgets > c.amount]
+        # A plan comes into reach where its cost fits, or where the table first names it.
+        p95 = mean_over(c.distribution[None], c.table.p95)[0]
+        steps = np.unique(np.concatenate((c.table.budgets, p95)))
+        dearer = steps[steps > c.amount * (1 + 1e-9)]
         if len(dearer):
             rows = np.broadcast_to(c.distribution, (len(dearer), len(c.distribution)))
             choice = choose_plans(c.table, rows, dearer, allowed=c.allowed)
@@ -250,7 +270,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """An answer with the plan that gave it and what it really cost. Only outcome `finished` can be correct."""
+    """An answer with the plan that gave it, what it really cost and the seconds that it took. Only outcome `finished`
+    can be correct."""
 
     answer: str | None
     text: str
@@ -258,6 +279,7 @@ class Solution:
     plan: Plan
     usage: Usage
     cost: Cost
+    seconds: float = field(compare=False)
     candidates: tuple[Candidate, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,5 +291,6 @@ class Solution:
             "plan": self.plan.to_dict(),
             "usage": asdict(self.usage),
             "cost": asdict(self.cost) | {"total_flops": self.cost.total_flops},
+            "seconds": self.seconds,
             "candidates": [asdict(candidate) for candidate in self.candidates],
         }

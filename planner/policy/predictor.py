@@ -43,6 +43,10 @@ class Calibration:
     def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.knots is not None:
             return np.interp(raw, *self.knots)
+        if len(raw) == 1:
+            # The same operations on a plain number; numpy's exp, which may round otherwise than the C library's.
+            odds = min(max(self.intercept + self.slope * float(raw[0]), -30.0), 30.0)
+            return np.array([1 / (1 + float(np.exp(-odds)))])
         return 1 / (1 + np.exp(-np.minimum(np.maximum(self.intercept + self.slope * raw, -30), 30)))
 
 

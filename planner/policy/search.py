@@ -10,38 +10,87 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.errors import CapabilityError, InputError
 from planner.policy.space import Space
 
-__all__ = ["front", "search"]
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["front", "open_storage", "open_study", "quiet", "search"]
 
 Floats = NDArray[np.float64]
 
 
-def search(space: Space, accuracy: Floats, cost: Floats, *, trials: int, seed: int) -> list[int]:
-    """Configurations tried for one bucket, in the order first seen.
+def open_storage(where: str | None) -> optuna.storages.BaseStorage | None:
+    """Where a study is kept: None in memory, a database's URL (`sqlite:///FILE`, `postgresql://...`), or
+    `journal:FILE`, which several processes may write over a network drive.
 
-    `accuracy` and `cost` are means over the bucket's problems, [C]. In memory; the same seed gives the same list.
+    Raises InputError for another form, CapabilityError where the database's driver is not installed.
     """
-    if len(space) <= trials:
-        return list(space.members)  # trying each is fewer looks than sampling would take
+    if where is None:
+        return None
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    kind, _, rest = where.partition(":")
+    if kind == "journal" and rest:
+        return JournalStorage(JournalFileBackend(rest))
+    if not rest.startswith("//"):
+        raise InputError(
+            "no such storage", field="storage", value=where,
+            expected="sqlite:///FILE, postgresql://USER@HOST/DATABASE or journal:FILE",
+        )  # fmt: skip
+    try:
+        return RDBStorage(where)
+    except ImportError as error:
+        raise CapabilityError(
+            f"the driver of this database is not installed ({error})", field="storage", value=kind,
+            hint="pip install psycopg2-binary" if kind.startswith("postgresql") else None,
+        ) from error  # fmt: skip
+
+
+def open_study(where: str | None, name: str, *, seed: int, trials: int) -> optuna.Study:
+    """A study of accuracy (to raise) against log-cost (to lower); one of that name in the storage is gone on with."""
     import optuna
 
+    # A third of the trials explores; TPE's two-objective form then goes on from the fronts they found.
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(10, trials // 3))
+    return optuna.create_study(
+        study_name=name, storage=open_storage(where), directions=["maximize", "minimize"], sampler=sampler,
+        load_if_exists=True,
+    )  # fmt: skip
+
+
+def search(
+    space: Space, accuracy: Floats, cost: Floats, *, trials: int, seed: int, storage: str | None = None,
+    name: str = "replayed",
+) -> list[int]:  # fmt: skip
+    """Configurations tried, in the order first seen.
+
+    `accuracy` and `cost` are means over problems, [C]. In memory the same seed gives the same list. With `storage` (see
+    `open_storage`) every trial is kept under the study's `name`, and what it holds counts among the `trials`.
+    """
+    if storage is None and len(space) <= trials:
+        return list(space.members)  # trying each is fewer looks than sampling would take
     seen: dict[int, None] = {}
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         at = space.suggest(trial)
         seen[at] = None
+        trial.set_user_attr("configuration", space.labels[at])
         return float(accuracy[at]), float(np.log(max(cost[at], 1.0)))
 
-    with _quiet():
-        # Half of the trials explore; TPE's two-objective form then goes on from the fronts they found.
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(10, trials // 3))
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-        study.optimize(objective, n_trials=trials)
+    with quiet():
+        study = open_study(storage, name, seed=seed, trials=trials)
+        place = {label: i for i, label in space.labels.items()}
+        before = [t.user_attrs.get("configuration") for t in study.get_trials(deepcopy=False)]
+        seen.update((place[label], None) for label in before if label in place)
+        study.optimize(objective, n_trials=max(0, trials - len(before)))
     return list(seen)
 
 
@@ -56,7 +105,8 @@ def front(members: list[int], accuracy: Floats, cost: Floats) -> list[int]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Optuna without its log and its warnings about what is experimental."""
     import optuna
 
     level = optuna.logging.get_verbosity()

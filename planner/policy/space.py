@@ -6,7 +6,7 @@ made before are offered, so each trial ends at one configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.profiling.outcomes import Configuration
@@ -30,13 +30,29 @@ class Space:
         fields: dict[str, set[str]] = {}
         for i in self.members:
             fields.setdefault(configurations[i].strategy, set()).update(configurations[i].hyperparameters)
+        self.labels = {i: f"{configurations[i].label} {configurations[i].key[:8]}" for i in self.members}
         self._paths = {i: _path(configurations[i], sorted(fields[configurations[i].strategy])) for i in self.members}
 
     def __len__(self) -> int:
         return len(self.members)
 
     def suggest(self, trial: optuna.Trial) -> int:
-        """The index of the configuration that this trial asks for.
+        """The index of the configuration that this trial asks for."""
+        return self._walk(lambda name, choices, _: trial.suggest_categorical(name, choices))
+
+    def parameters(self, member: int) -> dict[str, Any]:
+        """The parameters with which a trial asks for this configuration, for `Study.enqueue_trial`."""
+        found: dict[str, Any] = {}
+
+        def take(name: str, choices: Sequence[Any], depth: int) -> Any:
+            found[name] = self._paths[member][depth][1]
+            return found[name]
+
+        self._walk(take)
+        return found
+
+    def _walk(self, choose: Callable[[str, Sequence[Any], int], Any]) -> int:
+        """From root to leaf by `choose` (parameter's name, what it offers, depth).
 
         A parameter is named by what it is and what it offers: Optuna allows one set of choices for a name.
         """
@@ -49,7 +65,7 @@ class Space:
                 field = self._paths[left[0]][depth][0]
                 choices = sorted(options, key=lambda v: (str(type(v)), v))
                 name = f"{field} in {', '.join(map(str, choices))}"
-                left = options[trial.suggest_categorical(name, choices)]
+                left = options[choose(name, choices, depth)]
             depth += 1
         return left[0]
 

@@ -14,12 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.policy.choose import TIE
+from planner.policy.masks import unfit
 from planner.policy.search import front, search
 from planner.policy.space import Space, mask
 from planner.policy.statistics import cost_percentile, paired_p_value, shrink
 from planner.profiling.outcomes import Outcomes
 
-__all__ = ["BUCKET_EDGES", "Fitted", "bucket_of", "budget_grid", "fit_plans", "plan_documents", "table_document"]
+__all__ = [
+    "BUCKET_EDGES",
+    "Fitted",
+    "bucket_of",
+    "budget_grid",
+    "by_problem",
+    "fit_plans",
+    "masked_plans",
+    "plan_documents",
+    "table_document",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -154,7 +165,7 @@ def fit_plans(
         bucket_p95.append(cost_percentile(cost[mine], p95[mine]) if enough else pooled_p95)
         bucket_parts.append(parts[:, mine].mean(axis=1) if enough else parts.mean(axis=1))
         counts.append(float(weight.sum()))
-        values.append(_by_problem(accuracy[mine], outcomes.problem_index[rows][mine]))
+        values.append(by_problem(accuracy[mine], outcomes.problem_index[rows][mine]))
     # As `choose_plans` averages it over a prompt's distribution: knowing nothing, the same plans fit for both.
     shares = np.array(counts) / max(sum(counts), 1e-9)
     overall_p95 = shares @ np.stack(bucket_p95) if sum(counts) else pooled_p95
@@ -162,13 +173,26 @@ def fit_plans(
         plans=(), raw=np.stack(raw), shrunk=np.stack(shrunk), error=np.stack(error),
         parts=np.stack(bucket_parts, axis=1),
         p95=np.stack(bucket_p95), overall=overall, overall_parts=parts.mean(axis=1), overall_p95=overall_p95,
-        overall_error=_by_problem(accuracy, outcomes.problem_index[rows]).std(axis=0) / max(len(problems), 1) ** 0.5,
+        overall_error=by_problem(accuracy, outcomes.problem_index[rows]).std(axis=0) / max(len(problems), 1) ** 0.5,
         counts=np.array(counts), values=tuple(values),
     )  # fmt: skip
-    return _with_plans(fitted, outcomes, budgets, trials, seed, verifier)
+    usable = mask(outcomes.configurations, verifier=verifier)
+    masked = masked_plans(outcomes, problems)
+    return _with_plans(fitted, outcomes, budgets, trials, seed, [i for i in usable if i not in masked])
 
 
-def _by_problem(values: Floats, problem: Ints) -> Floats:
+def masked_plans(outcomes: Outcomes, problems: Ints) -> dict[int, str]:
+    """Configurations that these problems (indices) show the verifier to be too noisy for, with the reason."""
+    rows = np.isin(outcomes.problem_index, problems)
+    accuracy = outcomes.accuracy[rows]
+    unknown = np.full(len(outcomes.problem_index), np.nan)
+    bucket = bucket_of(outcomes.difficulty.get(outcomes.reference_model, unknown))[rows]
+    means = [accuracy[bucket == b].mean(axis=0) for b in range(len(BUCKET_EDGES)) if (bucket == b).any()]
+    values = by_problem(accuracy, outcomes.problem_index[rows])
+    return unfit(outcomes.configurations, values, outcomes.cost[rows].mean(axis=0), means)
+
+
+def by_problem(values: Floats, problem: Ints) -> Floats:
     """Means over the rows of each problem, [problems, C]: tests must not count a halved problem twice."""
     if not len(values):
         return values
@@ -180,9 +204,9 @@ def _by_problem(values: Floats, problem: Ints) -> Floats:
 
 
 def _with_plans(
-    fitted: Fitted, outcomes: Outcomes, budgets: list[float], trials: int, seed: int, verifier: str | None
+    fitted: Fitted, outcomes: Outcomes, budgets: list[float], trials: int, seed: int, members: list[int]
 ) -> Fitted:
-    space = Space(outcomes.configurations, mask(outcomes.configurations, verifier=verifier))
+    space = Space(outcomes.configurations, members)
     wanted: dict[int, None] = {}
 
     def want(members: list[int]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from planner.core import stable_hash
 from planner.profiling.recorded import Recorded
 from planner.profiling.replay import best_of_k, draw_orders, replay_adaptive, replay_votes
+from planner.profiling.stopping import StopRule, VotePaths
 from planner.strategies import paths_in_flight
 from planner.strategies.scoring import AGGREGATIONS
 
@@ -23,8 +24,9 @@ Ints = NDArray[np.int64]
 
 Z95 = 1.645
 _THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
-_POSTERIORS = ("beta", "dirichlet")
-_BATCH = 2
+_LATER_THRESHOLDS = (0.6, 0.75, 0.9)
+_LENGTHS = (0.7, 0.8, 0.9, 0.95)
+_BATCH, _MIN_N = 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,8 @@ def add_replayed(
         )  # fmt: skip
     if not recorded.votes:
         return
-    _adaptive(columns, recorded, [k for k in ks if k >= 4], settings, orders, on_rows)
+    if half >= 4:  # from too few samples a half says nothing of stopping
+        _adaptive(columns, recorded, [k for k in ks if k >= 4], settings, orders, on_rows)
     for aggregation in AGGREGATIONS if recorded.draws.scores else ():
         for selection in ("max", "vote"):
             accuracy = on_rows(
@@ -173,28 +176,52 @@ def _adaptive(
 ) -> None:
     if not ks:
         return
-    for threshold, posterior in itertools.product(_THRESHOLDS, _POSTERIORS):
-        rules = [(k, threshold, _BATCH) for k in ks]
-        whole = replay_adaptive(recorded.draws, orders[id(recorded)], rules, posterior=posterior)
+    paths: dict[int, VotePaths] = {}
 
-        def estimate(r: Recorded, inside: list[int], t: float = threshold, posterior: str = posterior) -> Floats:
-            rules = [(k, t, _BATCH) for k in inside]
-            found = replay_adaptive(r.draws, orders[id(r)], rules, posterior=posterior)
-            return np.concatenate([e.accuracy for e, _ in found], axis=1)
+    def votes_of(r: Recorded) -> VotePaths:
+        if id(r) not in paths:
+            paths[id(r)] = VotePaths.of(r.draws, orders[id(r)], r.tokens, depth=ks[-1])
+        return paths[id(r)]
 
-        accuracy = on_rows(ks, estimate)
-        along = np.cumsum(orders[id(recorded)].take(np.where(recorded.draws.present, recorded.decode, 0.0)), axis=2)
-        for column, (k, (_, drawn)) in enumerate(zip(ks, whole, strict=True)):
+    along = np.cumsum(orders[id(recorded)].take(np.where(recorded.draws.present, recorded.decode, 0.0)), axis=2)
+    rules = [
+        (StopRule(threshold=threshold, batch=_BATCH), posterior)
+        for threshold, posterior in itertools.product(_THRESHOLDS, ("beta", "dirichlet"))
+    ]
+    rules += [
+        (StopRule(threshold=threshold, batch=_BATCH, give_up_tokens=limit, min_n=_MIN_N), "beta")
+        for threshold, limit in itertools.product(_LATER_THRESHOLDS, [None, *_long_answers(recorded)])
+    ]
+    for rule, posterior in rules:
+
+        def replay(
+            r: Recorded, sizes: list[int], rule: StopRule = rule, posterior: str = posterior
+        ) -> list[tuple[Floats, Ints]]:
+            if posterior == "beta":
+                found = list(votes_of(r).replay(rule, sizes))
+            else:
+                asked = [(k, rule.threshold, rule.batch) for k in sizes]
+                found = replay_adaptive(r.draws, orders[id(r)], asked, posterior=posterior)
+            return [(estimate.accuracy, drawn) for estimate, drawn in found]
+
+        accuracy = on_rows(ks, lambda r, ks, replay=replay: np.concatenate([a for a, _ in replay(r, ks)], axis=1))
+        for column, (k, (_, drawn)) in enumerate(zip(ks, replay(recorded, ks), strict=True)):
             spent = np.take_along_axis(along, np.maximum(drawn - 1, 0)[:, :, None], axis=2)[:, :, 0]
             zero = np.zeros_like(recorded.prefill)
             parts = (recorded.prefill, spent.mean(axis=0), zero, recorded.prefill + np.quantile(spent, 0.95, axis=0))
-            chosen = {"max_n": k, "threshold": threshold, "batch": _BATCH, **settings}
+            chosen = {"max_n": k, **rule.fields, **settings}
             if posterior != "beta":  # the default, which earlier tables do not name
                 chosen["posterior"] = posterior
             columns.add(
                 Configuration(strategy="adaptive_majority", hyperparameters=chosen, policy_model=recorded.policy_model),
                 accuracy[:, column], parts,
             )  # fmt: skip
+
+
+def _long_answers(recorded: Recorded) -> list[int]:
+    """Mean lengths at which giving up is tried, in tokens to two digits: quantiles over problems."""
+    mean = masked_mean(recorded.tokens, recorded.draws.present, recorded.draws.counts)
+    return sorted({int(float(f"{x:.2g}")) for x in np.quantile(mean, _LENGTHS) if x >= 1})
 
 
 def _carried(accuracy: Floats) -> Floats:

@@ -31,7 +31,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole recipe; `remaining_*` is what the bank does not hold yet. `flops` None: a model's config is unknown."""
+    """The whole recipe; `remaining_*` is what the bank does not hold yet. `flops` None: a model's config is unknown.
+
+    `gpu_hours` and `assumptions` (sentences) where nothing was loaded: nothing was timed then, `seconds` are a GPU's.
+    """
 
     requests: int
     generated_tokens: int
@@ -41,6 +44,8 @@ class Estimate:
     remaining_seconds: float
     done_chunks: int
     total_chunks: int
+    gpu_hours: float | None = None
+    assumptions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

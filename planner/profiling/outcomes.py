@@ -152,9 +152,11 @@ def _difficulty(pool: list[Recorded], halves: int | None, problems: int) -> Floa
     if halves is None:
         right, count = _successes(sampled, None, problems)
         return np.where(count > 0, right / np.maximum(count, 1), np.nan)
+    # A single sample has no half to spare: what it scores it must not bucket.
+    several = [r for r in sampled if r.draws.counts.min() >= 2]
     rows = []
     for which in (0, 1):
-        parts = [r.part(halves_of(r, halves)[which]) for r in sampled]
+        parts = [r.part(halves_of(r, halves)[which]) for r in several]
         right, count = _successes(parts, None, problems)
         rows.append(np.where(count > 0, right / np.maximum(count, 1), np.nan))
     return np.concatenate(rows)
@@ -202,8 +204,13 @@ def _live(
             and any(c.strategy == strategy for c in columns.configurations)
         ):
             continue
-        known = rows[rows["problem_id"].isin(ids)]
-        unit = _run_costs(known, pricing)
+        unit = _run_costs(rows[rows["problem_id"].isin(ids)], pricing)
+        if unit["decode"].isna().any():
+            notes.append(f"runs of {strategy} {hyperparameters} have no token count, so no cost: left out")
+            continue
+        if unit["prefill"].isna().any():
+            notes.append(f"prompt tokens of {strategy}'s runs are unknown: prefill is left out of their cost")
+            unit["prefill"] = unit["prefill"].fillna(0.0)
         by = unit.groupby("problem_id")
         mean = by.mean().reindex(ids)
         if mean["correct"].isna().any():

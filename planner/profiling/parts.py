@@ -36,9 +36,12 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "outcome": "text!", "text": "text", "requests": "int", "prompt_tokens": "int", "cached_tokens": "int",
         "generated_tokens": "int", "scored_tokens": "int", "computed_prompt_tokens": "int",
         "computed_scored_tokens": "int", "rounds": "int", "prefill_flops": "float", "decode_flops": "float",
-        "verifier_flops": "float",
+        "verifier_flops": "float", "scoring_rounds": "int", "decode_steps": "int",
     },
 }  # fmt: skip
+
+_LATER = frozenset({"scoring_rounds", "decode_steps"})
+"""Columns that stand last and that the first banks lack: there they are read as unknown."""
 
 
 def _schema(table: str) -> pa.Schema:
@@ -69,6 +72,9 @@ def read_part(path: Path, table: str, columns: Sequence[str] | None = None) -> p
     except (pa.ArrowException, OSError) as error:
         raise BankError(f"damaged Parquet file ({error})", where=str(path), hint=hint) from error
     schema = _schema(table)
+    if columns is None and read.schema.names == [name for name in schema.names if name not in _LATER]:
+        for name in (name for name in schema.names if name in _LATER):
+            read = read.append_column(schema.field(name), pa.nulls(len(read), schema.field(name).type))
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     if read.schema.names != wanted.names or read.schema.types != wanted.types:
         raise BankError(

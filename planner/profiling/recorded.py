@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +23,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pricing:
-    """What tokens are turned into. `unit` is "flops" where every policy model's config is known, else "tokens"."""
+    """What tokens are turned into. `unit` is "flops" where every policy model's config is known, else "tokens".
+
+    `by_hand` is what one sample of each policy model costs where somebody said so, in units of their own.
+    """
 
     unit: str
     shapes: Mapping[str, ModelShape]
     verifier: ModelShape | None
     verifier_incremental: bool
+    by_hand: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Pricing:
         """Read `policy_models` and `verifier` of a bank's manifest."""
         models = manifest.get("policy_models") or {}
+        by_hand = {n: float(e["cost_per_sample"]) for n, e in models.items() if (e or {}).get("cost_per_sample")}
         configs = {name: entry["config"] for name, entry in models.items() if (entry or {}).get("config")}
-        priced = bool(models) and len(configs) == len(models)
+        priced = bool(models) and len(configs) == len(models) and not by_hand
         verifier = manifest.get("verifier") or {}
         config = verifier.get("config")
         return cls(
@@ -43,6 +48,7 @@ class Pricing:
             shapes={n: ModelShape.from_config(c, where=f"config of {n}") for n, c in configs.items()} if priced else {},
             verifier=ModelShape.from_config(config, where="config of the verifier") if priced and config else None,
             verifier_incremental=bool(verifier.get("incremental", False)),
+            by_hand=by_hand,
         )
 
 
@@ -50,9 +56,9 @@ class Pricing:
 class Recorded:
     """All samples of one policy model at one temperature.
 
-    `draws` is [P, n]. In the pricing's unit: `prefill` [P] once a prompt; `decode` [P, n] for each sample;
-    `scoring_prompt` [P] once a prompt and `scoring` [P, n] for each scored sample (NaN where the verifier's price is
-    unknown).
+    `draws` and `tokens` (generated ones) are [P, n]. In the pricing's unit: `prefill` [P] once a prompt; `decode`
+    [P, n] for each sample; `scoring_prompt` [P] once a prompt and `scoring` [P, n] for each scored sample (NaN where
+    the verifier's price is unknown).
     """
 
     policy_model: str
@@ -60,6 +66,7 @@ class Recorded:
     top_p: float | None
     verifier: str | None
     draws: Draws
+    tokens: Floats
     prefill: Floats
     decode: Floats
     scoring_prompt: Floats
@@ -107,16 +114,8 @@ def _recorded(
     scored: dict[str, Floats] = {a: fill([_aggregate(s, a) for s in scores], np.nan, float) for a in AGGREGATIONS}
     known = not np.isnan(scored["last"]).all()
     finished = fill([bool(f) and not _missing(f) for f in rows["finished"].tolist()], False, bool) | (codes >= 0)
-    generated = _numbers(rows["generated_tokens"])
-    if np.isnan(generated).any():
-        unknown = int(np.isnan(generated).sum())
-        assumed = float(np.nanmean(generated)) if unknown < len(generated) else 1.0
-        what = f"{assumed:.0f} tokens, the mean of the others" if unknown < len(generated) else "1 unit"
-        notes.append(f"{unknown} samples of {model} have no token count and are charged {what}")
-        generated = np.nan_to_num(generated, nan=assumed)
-    prompt = fill(_numbers(rows["prompt_tokens"]), np.nan, float)
-    if np.isnan(prompt[present]).all():
-        notes.append(f"prompt tokens of {model} are unknown: prefill is left out of its cost")
+    generated, asked = _tokens(str(model), rows, pricing, notes)
+    prompt = fill(asked, np.nan, float)
     prompt = np.nan_to_num(np.where(present, prompt, np.nan).max(axis=1, initial=0.0, where=~np.isnan(prompt)))
     tokens = fill(generated, 0.0, float)
     prefill, decode = prompt, tokens
@@ -131,8 +130,24 @@ def _recorded(
             present=present, correct=fill(labels, 0.0, float), codes=codes, finished=finished,
             scores=scored if known else {},
         ),
-        prefill=prefill, decode=decode, scoring_prompt=once, scoring=each,
+        tokens=tokens, prefill=prefill, decode=decode, scoring_prompt=once, scoring=each,
     )  # fmt: skip
+
+
+def _tokens(model: str, rows: pd.DataFrame, pricing: Pricing, notes: list[str]) -> tuple[Floats, Floats]:
+    """Generated and prompt tokens of each row; what is unknown is assumed and noted, and a price by hand is all."""
+    if model in pricing.by_hand:
+        return np.full(len(rows), pricing.by_hand[model]), np.zeros(len(rows))
+    generated, prompt = _numbers(rows["generated_tokens"]), _numbers(rows["prompt_tokens"])
+    if np.isnan(generated).any():
+        unknown = int(np.isnan(generated).sum())
+        assumed = float(np.nanmean(generated)) if unknown < len(generated) else 1.0
+        what = f"{assumed:.0f} tokens, the mean of the others" if unknown < len(generated) else "1 unit"
+        notes.append(f"{unknown} samples of {model} have no token count and are charged {what}")
+        generated = np.nan_to_num(generated, nan=assumed)
+    if np.isnan(prompt).all():
+        notes.append(f"prompt tokens of {model} are unknown: prefill is left out of its cost")
+    return generated, prompt
 
 
 def _scoring(

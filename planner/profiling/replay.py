@@ -7,12 +7,13 @@ for every configuration (common random numbers), and come with the standard erro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.profiling.elections import Ballots, Election, Orders, elections
 from planner.strategies.stopping import leading_probability, plurality_probability
 
 __all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k", "replay_adaptive", "replay_votes"]
@@ -20,6 +21,8 @@ __all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+_STREAM = 0x0DE5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,60 +80,66 @@ def best_of_k(draws: Draws, aggregation: str, ks: Sequence[int]) -> Floats:
     tie = np.cumsum(fresh.ravel()) - 1
     value = np.where(p, y, 0.0).ravel()
     shared = (np.bincount(tie, weights=value) / np.bincount(tie))[tie].reshape(rows, n)
-    log_factorial = _log_factorials(n)
-    counts, place = draws.counts[:, None], np.arange(1, n + 1)[None, :]
     result = np.full((rows, len(ks)), np.nan)
-    for column, k in enumerate(ks):
-        worse = counts - place
-        possible = p & (worse >= k - 1) & (counts >= k)
-        log_p = _log_choose(log_factorial, worse, k - 1) - _log_choose(log_factorial, counts, k)
-        chance = np.where(possible, np.exp(np.where(possible, log_p, 0.0)), 0.0)
-        enough = draws.counts >= k
-        result[enough, column] = (chance * shared).sum(axis=1)[enough]
+    log_factorial, k = _log_factorials(n), np.asarray(ks)
+    for count in np.unique(draws.counts).tolist():  # how likely each place is selected depends on the count alone
+        worse = (count - np.arange(1, count + 1))[:, None]
+        log_p = _log_choose(log_factorial, worse, k - 1) - _log_choose(log_factorial, np.array(count), k)
+        chance = np.where((worse >= k - 1) & (k <= count), np.exp(log_p), 0.0)
+        mine = np.flatnonzero(draws.counts == count)
+        result[mine] = np.where(k <= count, shared[mine, :count] @ chance, np.nan)
     return result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    """R random orders of each problem's samples, as sample slots [R, P, n]; slots that are not present come last."""
-
-    index: Ints
-
-    def take(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """`values` [P, n] in each order, [R, P, n]."""
-        return np.take_along_axis(np.broadcast_to(values, self.index.shape), self.index, axis=2)
-
-
 def draw_orders(draws: Draws, count: int, seed: int) -> Orders:
-    """`count` random orders for every problem."""
-    key = np.random.default_rng(seed).random((count, *draws.present.shape))
-    key[:, ~draws.present] += 1.0
-    return Orders(index=np.argsort(key, axis=2))
+    """`count` random orders for every problem; every problem arranges its samples at random before them."""
+    # A stream of its own: samples that somebody simulated with the same seed must not decide their own order.
+    rng = np.random.default_rng([seed, _STREAM])
+    key = rng.random(draws.present.shape) + ~draws.present
+    n = draws.present.shape[1]
+    return Orders(
+        permutations=np.argsort(rng.random((count, n)), axis=1), places=np.argsort(key, axis=1), counts=draws.counts
+    )
 
 
 def replay_votes(draws: Draws, orders: Orders, ks: Sequence[int], aggregation: str | None = None) -> Estimate:
     """Majority vote (`aggregation` None) or the vote weighted by that aggregation's scores, among k samples.
 
-    No votes means no answer, which is not correct. Equal tallies share (ties in random order).
+    No votes means no answer, which is not correct. Equal tallies share (ties in random order). An unlabelled answer
+    leaves its problem unknown (NaN).
     """
-    weights = None if aggregation is None else draws.scores[aggregation]
-    tally = _Tally(draws, orders, weights)
-    columns = {k: i for i, k in enumerate(ks)}
-    shape = (draws.present.shape[0], len(ks))
-    accuracy, error = np.full(shape, np.nan), np.full(shape, np.nan)
-    for position in range(min(max(ks, default=0), draws.present.shape[1])):
-        tally.add(position)
-        if (column := columns.get(position + 1)) is not None:
-            enough = draws.counts >= position + 1
-            value = tally.value()
-            accuracy[enough, column] = value.mean(axis=0)[enough]
-            error[enough, column] = _error(value)[enough]
-    if 1 in columns:  # one vote decides: exact
-        held = draws.counts >= 1
-        right = np.where(tally.votes, draws.correct, 0.0).sum(axis=1)
-        accuracy[held, columns[1]] = (right / np.maximum(draws.counts, 1))[held]
-        error[held, columns[1]] = 0.0
-    return Estimate(accuracy=accuracy, standard_error=error)
+    ballots = _ballots(draws, None if aggregation is None else draws.scores[aggregation])
+    depth = min(max(ks, default=0), draws.present.shape[1])
+    total = np.zeros((2, draws.present.shape[0], depth + 1))  # of values and of their squares
+
+    def hold(election: Election, steps: int) -> tuple[Ints, Floats]:
+        mine = np.zeros((2, election.size[1], steps))
+        for position in range(steps):
+            election.step(position)
+            win, _, tied, share = election.decide()
+            mine[:, :, position] += np.add.reduce(win.view(np.uint8), axis=0, dtype=np.uint8)
+            if len(tied):
+                for power in (1, 2):
+                    mine[power - 1, :, position] += np.bincount(tied, weights=share**power, minlength=election.size[1])
+        return election.problems, mine
+
+    for problems, mine in _in_threads(hold, elections(ballots, orders, depth=depth, hopeless=False)):
+        total[:, problems, 1 : mine.shape[2] + 1] += mine
+    repeats = len(orders.permutations)
+    mean, square = total / repeats
+    spread = np.sqrt(np.maximum(square - mean**2, 0.0) * repeats / max(repeats - 1, 1))
+    error = spread / np.sqrt(repeats) if repeats > 1 else np.full_like(mean, np.nan)
+    held = draws.counts >= 1
+    if depth:  # one vote decides: exact
+        right = np.where(~np.isnan(ballots.weights), draws.correct, 0.0).sum(axis=1)
+        mean[held, 1], error[held, 1] = (right / np.maximum(draws.counts, 1))[held], 0.0
+    unknown = _unlabelled(ballots)
+    at = np.asarray(ks, np.int64)
+    out = unknown[:, None] | (at > draws.counts[:, None])
+    column = np.minimum(at, depth)
+    return Estimate(
+        accuracy=np.where(out, np.nan, mean[:, column]), standard_error=np.where(out, np.nan, error[:, column])
+    )
 
 
 def replay_adaptive(
@@ -147,90 +156,79 @@ def replay_adaptive(
         [[leading_probability(a, b) if a >= b else 0.0 for b in range(depth + 1)] for a in range(depth + 1)]
     )
     leading[0, :] = 0.0  # without votes it never stops
-    tally = _Tally(draws, orders, None, runner_up=True)
-    size = (len(rules), orders.index.shape[0], rows)
-    stopped, drawn = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int64)
-    value = np.zeros(size)
-    same = {threshold: [i for i, rule in enumerate(rules) if rule[1] == threshold] for _, threshold, _ in rules}
-    for position in range(depth):
-        tally.add(position)
-        now, sure = tally.value(), leading[tally.best.astype(np.int64).clip(0), tally.second]
-        safe: dict[float, Bools] = {}
-        for r, (max_n, threshold, batch) in enumerate(rules):
-            count = position + 1
-            if count > max_n or (count % batch and count != max_n):
+    size = (len(rules), len(orders.permutations), rows)
+    drawn, value = np.zeros(size, dtype=np.int64), np.zeros(size)
+    ballots = _ballots(draws, None)
+    for election, steps in elections(ballots, orders, depth=depth, hopeless=True):
+        stopped = np.zeros((len(rules), *election.size), dtype=bool)
+        at = slice(election.first, election.first + election.size[0])
+        for count in range(1, steps + 1):
+            election.step(count - 1)
+            looking = [
+                r for r, (most, _, batch) in enumerate(rules) if count <= most and not (count % batch and count != most)
+            ]
+            looking = [r for r in looking if not stopped[r].all()]
+            if not looking:
                 continue
-            if threshold not in safe:
-                safe[threshold] = sure > threshold
-                if posterior == "dirichlet":
-                    # Looked up only where a rule of this threshold still draws.
-                    asked = safe[threshold] & ~np.all([stopped[i] for i in same[threshold]], axis=0)
-                    asked[asked] = [plurality_probability(c) > threshold for c in tally.counts(asked)]
-                    safe[threshold] = asked
-            ends = ~stopped[r] & (safe[threshold] | (count == max_n))
-            value[r][ends], drawn[r][ends] = now[ends], count
-            stopped[r] |= ends
+            now, order, problem, share = election.decide()
+            level = now.astype(np.float64)
+            level[order, problem] = share
+            safe = _stops(election, leading, {rules[r][1] for r in looking}, posterior, stopped, rules)
+            for r in looking:
+                ends = ~stopped[r] & (safe[rules[r][1]] | (count == rules[r][0]))
+                where, which = np.nonzero(ends)
+                value[r, election.first + where, election.problems[which]] = level[where, which]
+                drawn[r, at][where, election.problems[which]] = count
+                stopped[r] |= ends
+    unknown = _unlabelled(ballots)
     results = []
     for r, (max_n, _, _) in enumerate(rules):
-        enough = draws.counts >= max_n
+        enough = (draws.counts >= max_n) & ~unknown
         accuracy = np.where(enough, value[r].mean(axis=0), np.nan)[:, None]
         error = np.where(enough, _error(value[r]), np.nan)[:, None]
         results.append((Estimate(accuracy=accuracy, standard_error=error), drawn[r]))
     return results
 
 
-class _Tally:
-    """Running votes of R x P elections, one sample a step.
+def _stops(
+    election: Election, leading: Floats, thresholds: set[float], posterior: str, stopped: Bools,
+    rules: Sequence[tuple[int, float, int]],
+) -> dict[float, Bools]:  # fmt: skip
+    """Where each threshold is passed, [R, B]."""
+    sure = leading[election.leaders()]
+    safe = {threshold: sure > threshold for threshold in thresholds}
+    if posterior == "dirichlet":
+        for threshold, asked in safe.items():
+            # Looked up only where a rule of this threshold still draws.
+            asked &= ~np.all([stopped[i] for i, rule in enumerate(rules) if rule[1] == threshold], axis=0)
+            asked[asked] = [plurality_probability(counts) > threshold for counts in election.counts(asked)]
+    return safe
 
-    Weights are not negative, so the largest tally changes only to the answer just voted for: the leader's tally, how
-    many answers tie with it and how many of those are correct are kept without looking at other answers.
-    """
 
-    def __init__(self, draws: Draws, orders: Orders, weights: Floats | None, *, runner_up: bool = False) -> None:
-        repeats, rows, _ = orders.index.shape
-        width = int(draws.codes.max(initial=0)) + 1
-        votes = draws.present & (draws.codes >= 0) & draws.finished
-        if weights is not None:
-            votes &= ~np.isnan(weights)
-        self._orders, self._runner_up = orders, runner_up
-        self.votes, self._codes, self._correct = votes, draws.codes.clip(0), draws.correct
-        self._weights = None if weights is None else np.nan_to_num(weights)
-        self._rows = np.arange(rows)
-        self._base = np.arange(repeats * rows).reshape(repeats, rows) * width
-        self._total = np.zeros(repeats * rows * width)
-        self.best = np.full((repeats, rows), -1.0)
-        self.second = np.zeros((repeats, rows), dtype=np.int64)
-        self._tied, self._right = np.ones((repeats, rows)), np.zeros((repeats, rows))
+def _ballots(draws: Draws, weights: Floats | None) -> Ballots:
+    voting = draws.present & (draws.codes >= 0) & draws.finished
+    cast = np.ones(voting.shape) if weights is None else weights
+    return Ballots(codes=draws.codes, weights=np.where(voting, cast, np.nan), correct=draws.correct)
 
-    def add(self, position: int) -> None:
-        slot = self._orders.index[:, :, position]
-        votes = self.votes[self._rows, slot]
-        where = self._base + self._codes[self._rows, slot]
-        total = self._total[where] + (1.0 if self._weights is None else self._weights[self._rows, slot])
-        total = np.where(votes, total, self._total[where])
-        self._total[where] = total
-        correct = self._correct[self._rows, slot]
-        # Sums in another order differ in the last digits; they are ties all the same.
-        tie = votes & (np.abs(total - self.best) <= 1e-12 * np.abs(total))
-        leads = votes & ~tie & (total > self.best)
-        if self._runner_up:
-            # Votes count 1 here, so whoever takes the lead was level with the leader before, and noted then.
-            behind = votes & ~leads & (total > self.second)
-            self.second = np.where(behind, total, self.second).astype(np.int64)
-        self._tied = np.where(leads, 1.0, self._tied + tie)
-        self._right = np.where(leads, correct, self._right + tie * correct)
-        self.best = np.where(leads, total, self.best)
 
-    def counts(self, where: Bools) -> Iterator[tuple[int, ...]]:
-        """Votes for each answer seen, the most first, in the chosen elections [R, P] (unweighted votes)."""
-        ranked = np.sort(self._total.reshape(*where.shape, -1)[where].astype(np.int64), axis=1)[:, ::-1]
-        for row, seen in zip(ranked.tolist(), (ranked > 0).sum(axis=1).tolist(), strict=True):
-            yield tuple(row[:seen])
+def _unlabelled(ballots: Ballots) -> Bools:
+    """Problems with a vote that nobody knows to be right or wrong, [P]."""
+    unknown: Bools = np.any(~np.isnan(ballots.weights) & np.isnan(ballots.correct), axis=1)
+    return unknown
 
-    def value(self) -> Floats:
-        """Correctness of the leading answer, [R, P]; tied answers share."""
-        result: Floats = self._right / self._tied
-        return result
+
+def _in_threads(
+    work: Callable[[Election, int], tuple[Ints, Floats]], chunks: Iterable[tuple[Election, int]]
+) -> Iterable[tuple[Ints, Floats]]:
+    """Chunks in as many threads as there are cores to use: numpy lets go of the interpreter in each of their steps."""
+    from joblib import Parallel, cpu_count, delayed
+
+    if (cores := cpu_count()) == 1:
+        return (work(*chunk) for chunk in chunks)
+    found: Iterable[tuple[Ints, Floats]] = Parallel(
+        n_jobs=cores, prefer="threads", batch_size=1, return_as="generator"
+    )(delayed(work)(*chunk) for chunk in chunks)
+    return found
 
 
 def _error(value: Floats) -> Floats:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from planner.core import Problem
-from planner.errors import BankError, InputError
+from planner.errors import BankError
 from planner.models.protocols import Engine, EngineInfo, Verifier
 from planner.profiling.bank import Bank, packages
 from planner.profiling.estimate import Estimate, calibrate, estimate
+from planner.profiling.makers import load_makers
+from planner.profiling.offline import is_published, offline_estimate
 from planner.profiling.parts import extra_text
 from planner.profiling.recipe import Recipe, load_recipe
+from planner.profiling.timing import measure_latency
 from planner.profiling.work import Makers, chunks_of
 from planner.tasks.task import Task, load_task
 
-__all__ = ["ProfileReport", "Progress", "profile"]
+__all__ = ["ProfileReport", "Progress", "profile", "task_of", "time_bank"]
 
 Progress = Callable[[int, int, str], None]
 """(chunks done, chunks, what is done now)."""
@@ -52,17 +55,26 @@ def profile(
     progress: Progress | None = None,
     engines: Mapping[str, Engine] | None = None,
     verifier: Verifier | None = None,
+    gpu_tflops: float | None = None,
 ) -> ProfileReport:
     """Work off a recipe into the bank at `bank_path`, chunk by chunk; what is there already is not made again.
 
-    `dry_run` only estimates and writes nothing. `engines` (by the recipe's names) and `verifier` replace those that
-    the recipe would load. Raises InputError for a recipe or task that cannot be used, BankError for a bank of other
-    models or verifier, a damaged one, one that another process writes to, and with `resume=False` an existing one.
+    `dry_run` only estimates and writes nothing; where the recipe names published models, nothing is loaded for it, and
+    `gpu_tflops` replaces the recipe's assumption (planner.profiling.offline). `engines` (by the recipe's names) and
+    `verifier` replace those that the recipe would load.
+
+    Raises InputError for a recipe or task that cannot be used, BankError for a bank of other models or verifier, a
+    damaged one, one that another process writes to, and with `resume=False` an existing one.
     """
     started = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    task, flags = _task(recipe)
-    found, judge = _makers(recipe, engines, verifier)
+    if dry_run and engines is None and is_published(recipe):
+        return ProfileReport(
+            bank=Path(bank_path), dry_run=True, estimate=offline_estimate(recipe, gpu_tflops=gpu_tflops),
+            generated_tokens=0, seconds=time.perf_counter() - started, new_samples=0, new_runs=0, flags=(),
+        )  # fmt: skip
+    task, flags = task_of(recipe)
+    found, judge = load_makers(recipe, task, engines, verifier)
     makers = Makers(engines=found, verifier=judge, task=task, max_batch=recipe.run.max_batch)
     path = Path(bank_path)
     exists = (path / "manifest.json").exists()
@@ -81,6 +93,32 @@ def profile(
             return _work(recipe, makers, Bank.open(path), path, flags, started, progress, dry_run=False)
 
 
+def time_bank(
+    bank_path: str | Path, *, engines: Mapping[str, Engine] | None = None, verifier: Verifier | None = None
+) -> dict[str, Any]:
+    """Time a profiled bank's engines and verifier on this machine, in place of what its manifest says, and return what
+    it says now. `engines` and `verifier` as in `profile`.
+
+    Raises BankError for an imported bank and for engines that are not those that the bank's samples come from.
+    """
+    path = Path(bank_path)
+    bank = Bank.open(path)
+    if not bank.manifest.get("recipe"):
+        raise BankError(
+            "this bank was imported: it does not say what its engines are", where=str(path),
+            hint="Seconds are known for profiled banks only: planner profile",
+        )  # fmt: skip
+    recipe = Recipe.from_dict(bank.manifest["recipe"], where=f"recipe in {path / 'manifest.json'}")
+    task, _ = task_of(recipe)
+    found, judge = load_makers(recipe, task, engines, verifier)
+    makers = Makers(engines=found, verifier=judge, task=task, max_batch=recipe.run.max_batch)
+    _require_same_makers(bank, recipe, makers)
+    with _threads(recipe.run.threads), bank.lock():
+        latency = measure_latency(makers)
+        Bank.open(path).update_manifest({"latency": latency})
+    return latency
+
+
 def _work(
     recipe: Recipe, makers: Makers, bank: Bank | None, path: Path, flags: list[str], started: float,
     progress: Progress | None, *, dry_run: bool,
@@ -96,6 +134,8 @@ def _work(
     if bank is not None and not dry_run:
         bank.append_problems([_problem_row(problem) for problem in _new_problems(bank, makers.task)])
         _update_manifest(bank, recipe, makers, rates, flags)
+        if recipe.run.time_engines:
+            _measure_latency(bank, makers, progress, done, total)
     tokens = samples = runs = 0
     for chunk, lacks in zip(chunks, lacking, strict=True):
         if dry_run or bank is None or not lacks:
@@ -117,7 +157,14 @@ def _work(
     )  # fmt: skip
 
 
-def _task(recipe: Recipe) -> tuple[Task, list[str]]:
+def _measure_latency(bank: Bank, makers: Makers, progress: Progress | None, done: int, total: int) -> None:
+    """A bank of before may lack it, or have it of another version of a model."""
+    if progress is not None and done < total:
+        progress(done, total, "timing")
+    bank.update_manifest({"latency": measure_latency(makers, bank.manifest.get("latency"))})
+
+
+def task_of(recipe: Recipe) -> tuple[Task, list[str]]:
     """The task without repeated prompts: a sample's key is its prompt's, so two equal prompts are one problem."""
     r = recipe.task
     task = load_task(
@@ -130,36 +177,6 @@ def _task(recipe: Recipe) -> tuple[Task, list[str]]:
     repeated = len(task.problems) - len(single)
     flags = [f"{repeated} problems repeat another one's prompt and were left out"] if repeated else []
     return Task(name=task.name, problems=tuple(single.values()), check=task.check), flags
-
-
-def _makers(
-    recipe: Recipe, engines: Mapping[str, Engine] | None, verifier: Verifier | None
-) -> tuple[dict[str, Engine], Verifier | None]:
-    found: dict[str, Engine] = {}
-    for model in recipe.policy_models:
-        name = model.name or model.engine
-        if engines is not None and name not in engines:
-            raise InputError("no such engine was given", field="engines", value=name, expected=", ".join(engines))
-        found[name] = engines[name] if engines is not None else _load_engine(model.engine)
-    if recipe.verifier is None:
-        return found, None
-    if verifier is None and engines is None:
-        verifier = _load_verifier(recipe.verifier.engine)
-    if verifier is None:
-        raise InputError("the recipe has a verifier, but none was given", field="verifier")
-    return found, verifier
-
-
-def _load_engine(spec: str) -> Engine:
-    from planner.models.shipped import load_engine
-
-    return load_engine(spec)
-
-
-def _load_verifier(spec: str) -> Verifier:
-    from planner.models.shipped import load_verifier
-
-    return load_verifier(spec)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from planner.core import (
     split_steps,
     stable_hash,
 )
-from planner.models.protocols import Engine, Verifier
+from planner.models.protocols import ContinuousEngine, Engine, Verifier
 from planner.profiling.recipe import Recipe
 from planner.runtime.driver import Job, run_flows
 from planner.strategies import Strategy, paths_in_flight, to_dict
@@ -30,7 +30,7 @@ from planner.strategies.scoring import candidate
 from planner.tasks.answers import canonical
 from planner.tasks.task import Task
 
-__all__ = ["DIFFICULTY_INDEX", "Chunk", "Makers", "RunUnit", "SampleUnit", "Unit", "chunks_of"]
+__all__ = ["DIFFICULTY_INDEX", "Chunk", "Makers", "RunUnit", "SampleUnit", "Unit", "chunks_of", "units_of"]
 
 DIFFICULTY_INDEX = 1_000_000
 """First index of samples that bucket a problem: other random streams than those that are scored."""
@@ -128,12 +128,13 @@ def chunks_of(recipe: Recipe, makers: Makers) -> list[Chunk]:
     problems, size = makers.task.problems, recipe.run.chunk_problems
     return [
         Chunk(unit=unit, number=start // size, problems=problems[start : start + size])
-        for unit in _units(recipe, list(makers.engines), makers.verifier is not None)
+        for unit in units_of(recipe, list(makers.engines), makers.verifier is not None)
         for start in range(0, len(problems), size)
     ]
 
 
-def _units(recipe: Recipe, models: Sequence[str], verified: bool) -> Iterator[Unit]:
+def units_of(recipe: Recipe, models: Sequence[str], verified: bool) -> Iterator[Unit]:
+    """All units of a recipe, in the order in which they are worked off."""
     s = recipe.samples
     for model in models:
         yield SampleUnit(
@@ -177,8 +178,10 @@ def _samples(unit: SampleUnit, missing: Sequence[tuple[str, Problem, int]], make
     engine = makers.engines[unit.policy_model]
     requests = [_request(unit, problem, index) for _, problem, index in missing]
     completions: list[Completion] = []
-    for start in range(0, len(requests), makers.max_batch):
-        completions += engine.generate(requests[start : start + makers.max_batch])
+    # A continuous engine's running batch is its own affair: in batches, each would wait for the last of the one before.
+    size = max(len(requests), 1) if isinstance(engine, ContinuousEngine) else makers.max_batch
+    for start in range(0, len(requests), size):
+        completions += engine.generate(requests[start : start + size])
     rows, to_score = list[dict[str, Any]](), list[tuple[int, ScoreRequest]]()
     for (key, problem, index), request, made in zip(missing, requests, completions, strict=True):
         found = candidate(made)
@@ -202,7 +205,7 @@ def _samples(unit: SampleUnit, missing: Sequence[tuple[str, Problem, int]], make
         for (place, _), scored in zip(batch, verifier.score([request for _, request in batch]), strict=True):
             rows[place] |= {
                 "verifier": verifier.info.name,
-                "scores": list(scored.scores),
+                "scores": list(scored.scores) or None,  # a judge may not tell
                 "verifier_tokens": scored.tokens,
             }
     return rows
@@ -229,6 +232,7 @@ def _runs(unit: RunUnit, missing: Sequence[tuple[str, Problem, int]], makers: Ma
                 "generated_tokens": run.usage.generated_tokens, "scored_tokens": run.usage.scored_tokens,
                 "computed_prompt_tokens": run.usage.computed_prompt_tokens,
                 "computed_scored_tokens": run.usage.computed_scored_tokens, "rounds": run.usage.rounds,
+                "scoring_rounds": run.usage.scoring_rounds, "decode_steps": run.usage.decode_steps,
                 "prefill_flops": run.cost.prefill_flops, "decode_flops": run.cost.decode_flops,
                 "verifier_flops": run.cost.verifier_flops,
             }

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from planner.report.build import build_report
-from planner.report.document import ReportDocument, to_json
+from planner.report.compare import build_comparison
+from planner.report.document import ComparisonDocument, ReportDocument, to_json
 from planner.report.html import write_html, write_text
 from planner.report.markdown import to_markdown
 
-__all__ = ["ReportDocument", "build_report", "to_json", "to_markdown", "write_html", "write_report"]
+__all__ = [
+    "ComparisonDocument", "ReportDocument", "build_comparison", "build_report", "to_json", "to_markdown",
+    "write_comparison", "write_html", "write_report",
+]  # fmt: skip
 
 
 def write_report(policy_path: str | Path, output: str | Path) -> Path:
@@ -18,7 +22,18 @@ def write_report(policy_path: str | Path, output: str | Path) -> Path:
     `output` ending in .html, .md or .json is one file of that kind; anything else is a folder that gets all three.
     Returns the file, or the folder's report.html. Raises PolicyError where the policy folder cannot be used.
     """
-    document = build_report(policy_path)
+    return _write(build_report(policy_path), output)
+
+
+def write_comparison(first: str | Path, second: str | Path, output: str | Path) -> Path:
+    """Write two policy folders side by side; `output` as in `write_report`.
+
+    Raises PolicyError where a folder cannot be used, InputError where the two are in different units.
+    """
+    return _write(build_comparison(first, second), output)
+
+
+def _write(document: ReportDocument | ComparisonDocument, output: str | Path) -> Path:
     target = Path(output)
     match target.suffix.lower():
         case ".html" | ".htm":

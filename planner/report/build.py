@@ -14,7 +14,7 @@ from planner.report.gains import efficiency
 from planner.report.numbers import cost, known, multiple, percent, points
 from planner.report.source import Source, read_source
 
-__all__ = ["build_report"]
+__all__ = ["build_report", "summary_of"]
 
 _MISSING_NAMES = {
     "verifier": "Verifier scores",
@@ -38,14 +38,9 @@ def build_report(policy_path: str | Path) -> ReportDocument:
     views = budget_views(source)
     sections = [s for s in _sections(source, views, missing) if s is not None]
     name = str(source.policy.get("name") or Path(policy_path).name)
-    task = source.policy.get("task") or {}
-    models = ", ".join(str(m) for m in source.policy.get("policy_models") or {})
-    verifier = (source.policy.get("verifier") or {}).get("name")
-    helped = f"with verifier {verifier}" if verifier else "without a verifier"
-    summary = f"{models or 'Unknown model'} {helped} on {task.get('name') or 'an unnamed task'}"
     return ReportDocument(
         name=name,
-        summary=summary,
+        summary=summary_of(source),
         unit=source.unit,
         buckets=source.buckets,
         default_budget=_default(views),
@@ -56,6 +51,15 @@ def build_report(policy_path: str | Path) -> ReportDocument:
         warnings=tuple(str(w) for w in source.policy.get("warnings") or []),
         missing={_MISSING_NAMES.get(k, k.replace("_", " ").capitalize()): v for k, v in missing.items()},
     )
+
+
+def summary_of(source: Source) -> str:
+    """Models, verifier and task in one line."""
+    task = source.policy.get("task") or {}
+    models = ", ".join(str(m) for m in source.policy.get("policy_models") or {})
+    verifier = (source.policy.get("verifier") or {}).get("name")
+    helped = f"with verifier {verifier}" if verifier else "without a verifier"
+    return f"{models or 'Unknown model'} {helped} on {task.get('name') or 'an unnamed task'}"
 
 
 def _default(views: tuple[BudgetView, ...]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "BudgetView",
     "Cell",
+    "ComparisonDocument",
     "Figure",
     "Panel",
     "Point",
@@ -143,6 +144,19 @@ class ReportDocument:
     missing: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonDocument:
+    """What two policies say side by side. `names` are theirs, told apart; `headline` is the answer in sentences."""
+
+    schema_version: int = 1
+    names: tuple[str, str]
+    summaries: tuple[str, str]
+    unit: str
+    headline: tuple[str, ...]
+    sections: tuple[Section, ...]
+    warnings: tuple[str, ...]
+
+
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as JSON-able data; NaN and infinities become None."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -156,6 +170,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def to_json(document: ReportDocument) -> str:
+def to_json(document: ReportDocument | ComparisonDocument) -> str:
     """The document as JSON text: what the HTML embeds, key for key."""
     return json.dumps(plain(document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from planner.report.document import Figure, ReportDocument, to_json
+from planner.report.document import ComparisonDocument, Figure, ReportDocument, to_json
 from planner.report.numbers import cost, multiple, percent, points, span
 from planner.report.palette import css
 from planner.report.svg import draw
@@ -24,8 +24,14 @@ def _inert(json_text: str) -> str:
     return json_text
 
 
-def render(document: ReportDocument) -> str:
+def render(document: ReportDocument | ComparisonDocument) -> str:
     """The page's text. Needs jinja2 (extra `report`)."""
+    if isinstance(document, ComparisonDocument):
+        return _render(document, "compare.html", ())
+    return _render(document, "report.html", tuple(view.budget for view in document.budgets))
+
+
+def _render(document: ReportDocument | ComparisonDocument, template: str, budgets: tuple[float, ...]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -36,7 +42,6 @@ def render(document: ReportDocument) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    budgets = tuple(view.budget for view in document.budgets)
 
     def svg(figure: Figure) -> Any:
         wide, narrow = draw(figure, budgets, narrow=False), draw(figure, budgets, narrow=True)
@@ -44,7 +49,7 @@ def render(document: ReportDocument) -> str:
 
     environment.filters.update(percent=percent, points=points, multiple=multiple)
     environment.globals.update(svg=svg, span=span, cost=cost)
-    return environment.get_template("report.html").render(
+    return environment.get_template(template).render(
         doc=document,
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8") + css()),  # noqa: S704 - our own file
         script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),  # noqa: S704 - our own file
@@ -52,7 +57,7 @@ def render(document: ReportDocument) -> str:
     )
 
 
-def write_html(document: ReportDocument, path: str | Path) -> Path:
+def write_html(document: ReportDocument | ComparisonDocument, path: str | Path) -> Path:
     """Write the page (folders are made). Returns its path."""
     return write_text(render(document), path)
 

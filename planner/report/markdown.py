@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from planner.report.document import BudgetView, Figure, ReportDocument, Table
+from planner.report.document import BudgetView, ComparisonDocument, Figure, ReportDocument, Section, Table
 from planner.report.numbers import cost, interval, percent, span
 
 __all__ = ["to_markdown"]
@@ -79,17 +79,35 @@ def _answer(view: BudgetView) -> list[str]:
     return lines + [text for t in (view.sure, view.doubling) if t for text in (_safe(t), "")]
 
 
-def to_markdown(document: ReportDocument) -> str:
+def _section(section: Section, unit: str) -> list[str]:
+    lines = [f"## {_safe(section.title)}", "", *(line for t in section.says for line in (_safe(t), ""))]
+    for figure in section.figures:
+        lines += _figure(figure, unit)
+    for table in section.tables:
+        lines += _table(table)
+    return lines
+
+
+def _comparison(document: ComparisonDocument) -> str:
+    first, second = map(_safe, document.names)
+    lines = [f"# {first} and {second}", ""]
+    lines += [f"- {_safe(n)}: {_safe(s)}" for n, s in zip(document.names, document.summaries, strict=True)] + [""]
+    lines += [line for t in document.headline for line in (_safe(t), "")]
+    for section in document.sections:
+        lines += _section(section, document.unit)
+    lines += ["## Limits", "", *(f"- {_safe(w)}" for w in document.warnings), ""]
+    return "\n".join(lines)
+
+
+def to_markdown(document: ReportDocument | ComparisonDocument) -> str:
     """The whole report as Markdown; texts from outside are escaped."""
+    if isinstance(document, ComparisonDocument):
+        return _comparison(document)
     view = document.budgets[document.default_budget]
     lines = [f"# {_safe(document.name)}: strategy report", "", _safe(document.summary), "", "## What to do", ""]
     lines += _answer(view) + _table(view.strategies)
     for section in document.sections:
-        lines += [f"## {_safe(section.title)}", "", *(line for t in section.says for line in (_safe(t), ""))]
-        for figure in section.figures:
-            lines += _figure(figure, document.unit)
-        for table in section.tables:
-            lines += _table(table)
+        lines += _section(section, document.unit)
         if section.section_id == "compute":
             for each in document.budgets:
                 lines += _table(each.comparison) if each.comparison else []

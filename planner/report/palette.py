@@ -52,6 +52,8 @@ STYLES: dict[str, Style] = {
     "policy": Style(name="Fitted policy", light="#14171c", dark="#ffffff"),
     "policy_oracle_difficulty": Style(name="Policy, true difficulty", light="#14171c", dark="#ffffff", dash="2 4"),
     "best_fixed": Style(name="Best fixed strategy", light="#6a7280", dark="#a4adba", dash="8 4"),
+    "second_policy": Style(name="Second policy", light="#7148b5", dark="#b79cf2"),
+    "second_best_fixed": Style(name="Second policy's best fixed", light="#8d6cc7", dark="#9c84d6", dash="8 4"),
     "oracle": Style(name="Per-problem oracle", light="#7c8592", dark="#858f9d", dash="1 4"),
     "other": Style(name="Other", light="#6a7280", dark="#a4adba"),
 }

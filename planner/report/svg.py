@@ -10,6 +10,9 @@ from planner.report.numbers import short_cost
 
 __all__ = ["draw"]
 
+_CROWDED = 8
+"""Lines in a panel beyond which it takes the whole width, and only the line that is brought forward shows its band."""
+
 
 def draw(figure: Figure, budgets: tuple[float, ...], *, narrow: bool) -> str:
     """The figure as one `<svg>` 350 or 960 units wide. `budgets` place the slider's cursor on cost axes."""
@@ -19,7 +22,9 @@ def draw(figure: Figure, budgets: tuple[float, ...], *, narrow: bool) -> str:
     count = len(figure.panels)
     columns = 1 if narrow else min(count, 4 if figure.kind == "whiskers" and count == 4 else 3)
     alone = count == 1
-    height = (300.0 if narrow else 420.0) if alone else (230.0 if narrow else 290.0)
+    if crowded := figure.kind == "lines" and max(len(panel.series) for panel in figure.panels) > _CROWDED:
+        columns = 1
+    height = (300.0 if narrow else 420.0) if alone or crowded else (230.0 if narrow else 290.0)
     rows = -(-count // columns)
     gap = 0.0 if columns == 1 else 14.0
     cell = (width - gap * (columns - 1)) / columns
@@ -115,7 +120,8 @@ def _panel(
     if signed:
         out += [_whiskers(s, x, y) for s in order]
     else:
-        out += [_band(s, x, y) for s in order] + [_line(s, x, y) for s in order]
+        quiet = len(order) > _CROWDED
+        out += [_band(s, x, y, quiet=quiet) for s in order] + [_line(s, x, y) for s in order]
     if labels:
         out += _end_labels(panel, x, y, x1, y1, y0)
     return element("g", "".join(out))
@@ -126,12 +132,14 @@ def _shorter(label: str, room: float) -> str:
     return label if len(label) * 6.3 <= room else label.split(",")[0]
 
 
-def _band(series: Series, x: Scale, y: Scale) -> str:
+def _band(series: Series, x: Scale, y: Scale, *, quiet: bool) -> str:
     known = [p for p in series.points if p.low is not None and p.high is not None]
     if len(known) < 2:
         return ""
     outline = [(x(p.x), y(p.high or 0.0)) for p in known] + [(x(p.x), y(p.low or 0.0)) for p in reversed(known)]
-    return element("path", d=path(outline, close=True), class_=f"band k-{series.key}", data_series=series.name)
+    return element(
+        "path", d=path(outline, close=True), class_=f"band k-{series.key}{' quiet' * quiet}", data_series=series.name
+    )
 
 
 def _mark(p: Point, shape: int, x: Scale, y: Scale) -> str:

@@ -1,32 +1,48 @@
 """A budget that cannot be overspent: the worst case is set aside before, and the unused part given back after.
 
 Amounts are kept as whole FLOPs, which Python adds exactly; reservations and charges are rounded up, the budget down.
+Seconds pass for all requests of a flow alike, so their balance is what is left until a deadline and nothing is set
+aside.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from planner.errors import BudgetError
 
-__all__ = ["Ledger"]
+__all__ = ["Clock", "Ledger"]
+
+Clock = Callable[[], float]
+"""Seconds since any fixed moment, as `time.monotonic`."""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """One flow's budget in FLOPs; None is no limit. The balance is what is neither spent nor reserved."""
+    """One flow's budget in FLOPs and in wall-clock seconds from now on; None is no limit.
+
+    The balance in FLOPs is what is neither spent nor reserved, in seconds what is left until the deadline.
+    """
 
     budget_flops: float | None = None
+    budget_seconds: float | None = None
+    clock: Clock = time.monotonic
     spent_flops: int = 0
     reserved_flops: int = 0
+    _started: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.budget_flops is not None and not (math.isfinite(self.budget_flops) and self.budget_flops >= 0):
-            raise BudgetError("not a budget", field="budget_flops", value=self.budget_flops, expected="a number >= 0")
+        for name, value in (("budget_flops", self.budget_flops), ("budget_seconds", self.budget_seconds)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise BudgetError("not a budget", field=name, value=value, expected="a number >= 0")
+        self._started = self.clock()
 
     @property
     def limited(self) -> bool:
+        """Whether FLOPs are."""
         return self.budget_flops is not None
 
     @property
@@ -35,6 +51,21 @@ class Ledger:
         if self.budget_flops is None:
             return None
         return math.floor(self.budget_flops) - self.spent_flops - self.reserved_flops
+
+    @property
+    def spent_seconds(self) -> float:
+        """Seconds since the ledger was opened."""
+        return self.clock() - self._started
+
+    @property
+    def balance_seconds(self) -> float | None:
+        """Seconds left, 0 after the deadline; None where there is no limit."""
+        return None if self.budget_seconds is None else max(0.0, self.budget_seconds - self.spent_seconds)
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.budget_seconds is not None and self.spent_seconds > self.budget_seconds
 
     def reserve(self, worst_flops: float) -> int | None:
         """Set aside the worst case of a request. None, and nothing changed, where the balance does not cover it."""

@@ -86,6 +86,12 @@ class Meter:
             free = engine.count_tokens(request.prompt)
         return GenerationQuote(engine.info.shape, free, total - free)
 
+    def unread_tokens(self, model: str, request: GenerationRequest) -> int:
+        """What the engine has to read for the request: all where it keeps nothing, although that is charged once."""
+        quote = self.quote_generation(model, request)
+        kept = self.engines[model].info.caches_prefixes
+        return quote.prefill_tokens if kept else quote.prefix_tokens + quote.prefill_tokens
+
     def admit(self, model: str, request: GenerationRequest) -> None:
         self._known.add((model, request.prompt, request.prefix))
 
@@ -144,8 +150,19 @@ class Meter:
         self.cost += Cost(verifier_flops=quote.flops)
         return quote.flops
 
-    def round_done(self) -> None:
-        self.usage += Usage(rounds=1)
+    def cancelled(self, quote: GenerationQuote, max_tokens: int) -> float:
+        """Count a request that was cancelled while it ran as all that it may have generated, and return its FLOPs:
+        what it did generate is not known."""
+        self.usage += Usage(requests=1, prompt_tokens=quote.prefill_tokens, generated_tokens=max_tokens)
+        self.cost += Cost(prefill_flops=quote.prefill_flops, decode_flops=quote.decode_flops(max_tokens))
+        return quote.total_flops(max_tokens)
+
+    def wave_done(self, decode_steps: int) -> None:
+        """All that was in flight has come back; the longest completion took so many steps."""
+        self.usage += Usage(decode_steps=decode_steps)
+
+    def round_done(self, *, scoring: bool) -> None:
+        self.usage += Usage(rounds=1, scoring_rounds=int(scoring))
 
 
 def _prefixes(request: ScoreRequest) -> set[_Scored]:

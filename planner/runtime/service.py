@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
 from planner.errors import EngineError
+from planner.models.latency import LatencyModel
 from planner.models.protocols import Engine, Verifier
 from planner.runtime.driver import Job, Run
+from planner.runtime.ledger import Clock
 from planner.runtime.queues import Answered, Queues
 from planner.runtime.session import Session
 
@@ -29,8 +32,8 @@ _Delivery: TypeAlias = list[Answered] | BaseException
 class FlowService:
     """Runs any number of jobs at once on shared engines, for one event loop.
 
-    A job's run is the one that `run_flows` gives. An engine's failure reaches the jobs with requests in the failed
-    batch and no other.
+    A job's run is the one that `run_flows` gives; `latency` and `clock` are its own. An engine's failure reaches the
+    jobs with requests in the failed batch and no other.
     """
 
     def __init__(
@@ -40,7 +43,10 @@ class FlowService:
         *,
         default_policy_model: str,
         max_batch: int = 256,
+        latency: LatencyModel | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        self._latency, self._clock = latency, clock
         self._queues = Queues(engines, verifier, max_batch)
         self._default_policy_model = default_policy_model
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="flows")
@@ -62,8 +68,9 @@ class FlowService:
             self._pump = asyncio.create_task(self._answer_forever())
         queues, number = self._queues, next(self._numbers)
         session = Session.open(
-            number, job.problem, job.spec, job.budget_flops, queues.engines, queues.verifier, self._default_policy_model
-        )
+            number, job.problem, job.spec, job.budget_flops, queues.engines, queues.verifier,
+            self._default_policy_model, budget_seconds=job.budget_seconds, latency=self._latency, clock=self._clock,
+        )  # fmt: skip
         inbox = self._inboxes[session] = asyncio.Queue()
         try:
             results: list[Answered] = []
@@ -94,6 +101,7 @@ class FlowService:
         for inbox in self._inboxes.values():
             inbox.put_nowait(_closed())
         await asyncio.to_thread(self._worker.shutdown)
+        self._queues.close()
         for session in left:
             session.close()
 

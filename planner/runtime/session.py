@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import TypeAlias
 
 from planner.core import Answer, Completion, GenerationRequest, Outcome, Problem, ScoreRequest, StepScores
 from planner.effects import Effect, Flow, Generate
 from planner.errors import CapabilityError, OutOfBudget
 from planner.models.cost import ModelShape
+from planner.models.latency import LatencyModel
 from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
-from planner.runtime.ledger import Ledger
+from planner.runtime.ledger import Clock, Ledger
 from planner.runtime.meter import GenerationQuote, Meter, ScoreQuote
 from planner.strategies import Strategy
 
-__all__ = ["GenerationTicket", "ScoreTicket", "Session"]
+__all__ = ["Dropped", "GenerationTicket", "Result", "ScoreTicket", "Session"]
+
+
+class Dropped(Enum):
+    """What comes back instead of a result when its flow's seconds have run out."""
+
+    UNSENT = auto()
+    """It still waited: nothing was spent."""
+    CANCELLED = auto()
+    """It ran, and was cancelled: it is charged its worst case."""
+
+
+Result: TypeAlias = Completion | StepScores | Dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +63,9 @@ class Session:
 
     Requests of one effect whose worst cases the balance does not cover at once go out in waves: what the first ones
     give back may pay for the others. A request is cut short or refused only when nothing more can come back. Waves
-    depend on this flow's results alone, so a flow run among others ends as it would alone.
+    depend on this flow's results alone, so a flow run among others ends as it would alone; unless its seconds are
+    limited. Then `latency` cuts requests to the tokens that fit in the time left, where the engine was measured, and an
+    answer that is there after the deadline is out of budget. `seconds` is how long the flow took, once it has ended.
     """
 
     number: int
@@ -55,12 +73,15 @@ class Session:
     meter: Meter
     ledger: Ledger
     default_policy_model: str
+    latency: LatencyModel | None = None
     answer: Answer | None = None
+    seconds: float = math.nan
     _effect: Effect | None = None
     _replies: list[Completion | StepScores | None] = field(default_factory=list)
     _waiting: deque[int] = field(default_factory=deque)
     _unpaid: bool = False
     _in_flight: int = 0
+    _longest: int = 0
 
     @classmethod
     def open(
@@ -72,8 +93,15 @@ class Session:
         engines: Mapping[str, Engine],
         verifier: Verifier | None,
         default_policy_model: str,
+        *,
+        budget_seconds: float | None = None,
+        latency: LatencyModel | None = None,
+        clock: Clock = time.monotonic,
     ) -> Session:
-        """Raises CapabilityError where engine, verifier or their prices are not there for what the strategy needs."""
+        """Its seconds count from now on.
+
+        Raises CapabilityError where engine, verifier or their prices are not there for what the strategy needs.
+        """
         models = {"policy_model": spec.policy_model or default_policy_model}
         if second := getattr(spec, "second_policy_model", None):
             models["second_policy_model"] = second
@@ -83,11 +111,14 @@ class Session:
                     "no such engine", where=spec.name, field=field_name, value=model, expected=", ".join(engines)
                 )
         if spec.needs_verifier and verifier is None:
-            raise CapabilityError("needs a verifier", where=spec.name, hint="Give one, or choose a vote instead")
+            raise CapabilityError(
+                "needs a verifier", where=spec.name, field="verifier", hint="Give one, or choose a vote instead"
+            )
         infos: list[EngineInfo | VerifierInfo] = [engines[model].info for model in models.values()]
         if verifier is not None and spec.needs_verifier:
             infos.append(verifier.info)
-        session = cls(number, spec.solve(problem), Meter(engines, verifier), Ledger(budget_flops), default_policy_model)
+        ledger = Ledger(budget_flops, budget_seconds, clock)
+        session = cls(number, spec.solve(problem), Meter(engines, verifier), ledger, default_policy_model, latency)
         for info in infos:
             session._require_price(info.shape, info.name)
         return session
@@ -106,20 +137,35 @@ class Session:
                 self._advance()
         return []
 
-    def settle(self, ticket: GenerationTicket | ScoreTicket, result: Completion | StepScores) -> bool:
+    def settle(self, ticket: GenerationTicket | ScoreTicket, result: Result) -> bool:
         """Take one result; True when all that was in flight has come back."""
         if isinstance(ticket, GenerationTicket):
-            assert isinstance(result, Completion)
-            spent = self.meter.generated(ticket.model, ticket.request, ticket.quote, result)
-            if ticket.capped and result.finish == "length":
-                result = replace(result, finish="budget")
+            spent = self._settle_generation(ticket, result)
+        elif isinstance(result, Dropped):
+            spent, self._unpaid = 0.0, True
         else:
             assert isinstance(result, StepScores)
             spent = self.meter.scored(ticket.quote, result)
+            self._replies[ticket.position] = result
         self.ledger.settle(ticket.reserved_flops, spent)
-        self._replies[ticket.position] = result
         self._in_flight -= 1
+        if not self._in_flight:
+            self.meter.wave_done(self._longest)
+            self._longest = 0
         return not self._in_flight
+
+    def _settle_generation(self, ticket: GenerationTicket, result: Result) -> float:
+        quote, allowed = ticket.quote, ticket.request.sampling.max_tokens
+        if isinstance(result, Dropped):
+            self._replies[ticket.position] = _refusal(quote)
+            return self.meter.cancelled(quote, allowed) if result is Dropped.CANCELLED else 0.0
+        assert isinstance(result, Completion)
+        spent = self.meter.generated(ticket.model, ticket.request, quote, result)
+        self._longest = max(self._longest, result.generated_tokens)
+        if ticket.capped and result.finish == "length":
+            result = replace(result, finish="budget")
+        self._replies[ticket.position] = result
+        return spent
 
     def close(self) -> None:
         self.flow.close()
@@ -139,17 +185,22 @@ class Session:
                 self._effect = self.flow.throw(OutOfBudget("the balance does not cover the request"))
             else:
                 if self._replies:
-                    self.meter.round_done()
+                    self.meter.round_done(scoring=not isinstance(self._effect, Generate))
                 self._effect = self.flow.send(tuple(self._replies))
         except StopIteration as stop:
-            self.answer = stop.value
+            self._end(stop.value)
         except OutOfBudget:
             # A strategy without anything to show may let it pass.
-            self.answer = Answer(answer=None, text="", outcome=Outcome.OUT_OF_BUDGET)
+            self._end(Answer(answer=None, text="", outcome=Outcome.OUT_OF_BUDGET))
         else:
             self._replies = [None] * len(self._effect.requests)
             self._waiting = deque(range(len(self._effect.requests)))
             self._unpaid = False
+
+    def _end(self, answer: Answer) -> None:
+        self.seconds = self.ledger.spent_seconds
+        late = self.ledger.late and answer.outcome is not Outcome.FAILED
+        self.answer = replace(answer, outcome=Outcome.OUT_OF_BUDGET) if late else answer
 
     def _admit(self) -> list[GenerationTicket] | list[ScoreTicket]:
         if isinstance(self._effect, Generate):
@@ -159,27 +210,52 @@ class Session:
 
     def _admit_generation(self, effect: Generate) -> list[GenerationTicket]:
         model, wave = effect.policy_model or self.default_policy_model, list[GenerationTicket]()
+        left, rows = self.ledger.balance_seconds, len(self._waiting)
+        input_tokens = 0 if left is None else self._input_tokens(model, effect)
         while self._waiting:
             position = self._waiting[0]
             request = effect.requests[position]
             quote = self.meter.quote_generation(model, request)
             self._require_price(quote.shape, model)
-            asked = allowed = request.sampling.max_tokens
-            reserved = self.ledger.reserve(quote.total_flops(asked)) if self.ledger.limited else 0
-            if reserved is None and wave:
-                break
+            asked = request.sampling.max_tokens
+            in_time = self._tokens_in_time(model, left, rows, input_tokens, asked)
+            allowed, reserved = in_time, None
+            if in_time:
+                reserved = self.ledger.reserve(quote.total_flops(in_time)) if self.ledger.limited else 0
+                if reserved is None and wave:
+                    break
             self._waiting.popleft()
-            if reserved is None:
-                allowed = quote.affordable_tokens(self.ledger.balance_flops or 0, asked)
+            if in_time and reserved is None:
+                allowed = quote.affordable_tokens(self.ledger.balance_flops or 0, in_time)
                 reserved = self.ledger.reserve(quote.total_flops(allowed)) if allowed else None
             if reserved is None:
-                tokens = quote.prefix_tokens + quote.prefill_tokens
-                self._replies[position] = Completion(text="", finish="budget", prompt_tokens=tokens, generated_tokens=0)
+                self._replies[position] = _refusal(quote)
                 continue
             self.meter.admit(model, request)
-            request = replace(request, sampling=replace(request.sampling, max_tokens=allowed))
+            if allowed < asked:
+                request = replace(request, sampling=replace(request.sampling, max_tokens=allowed))
             wave.append(GenerationTicket(self, position, model, request, quote, reserved, allowed < asked))
         return wave
+
+    def _input_tokens(self, model: str, effect: Generate) -> int:
+        """What all requests that still wait must have read before the first token of any comes."""
+        waiting = {(r.prompt, r.prefix): r for r in (effect.requests[position] for position in self._waiting)}
+        return sum(self.meter.unread_tokens(model, request) for request in waiting.values())
+
+    def _tokens_in_time(self, model: str, left: float | None, rows: int, input_tokens: int, asked: int) -> int:
+        """The tokens, of those `asked` for, that each of `rows` requests can generate in the seconds that are left."""
+        if left is None:
+            return asked
+        latency = self.latency.engines.get(model) if self.latency is not None else None
+        if latency is None:
+            return asked if left > 0 else 0
+        return latency.affordable_tokens(left, input_tokens=input_tokens, rows=rows, at_most=asked)
+
+    def _scored_in_time(self, tokens: int) -> bool:
+        left, latency = self.ledger.balance_seconds, self.latency.verifier if self.latency is not None else None
+        if left is None or latency is None:
+            return left is None or left > 0
+        return latency.seconds(tokens) <= left
 
     def _admit_scores(self, requests: tuple[ScoreRequest, ...]) -> list[ScoreTicket]:
         """All or nothing: prices are exact, so there is nothing to be given back that could pay for the rest."""
@@ -188,12 +264,17 @@ class Session:
         self._require_price(self.meter.equipped.info.shape, "verifier")
         # Each charge is rounded up to whole FLOPs, and so is what is reserved for it.
         amounts = [math.ceil(quote.flops) if self.ledger.limited else 0 for quote in quotes]
-        if self.ledger.reserve(sum(amounts)) is None:
+        if not self._scored_in_time(sum(q.tokens for q in quotes)) or self.ledger.reserve(sum(amounts)) is None:
             self._unpaid = True
             return []
         self.meter.admit_scores(requests)
         rows = enumerate(zip(requests, quotes, amounts, strict=True))
         return [ScoreTicket(self, i, request, quote, amount) for i, (request, quote, amount) in rows]
+
+
+def _refusal(quote: GenerationQuote) -> Completion:
+    tokens = quote.prefix_tokens + quote.prefill_tokens
+    return Completion(text="", finish="budget", prompt_tokens=tokens, generated_tokens=0)
 
 
 def _refused(reply: Completion | StepScores | None) -> bool:

@@ -16,6 +16,7 @@ __all__ = ["MAX_CHOICES", "MAX_STOPS", "Call", "Kind", "parse_call", "parse_feed
 Kind: TypeAlias = Literal["chat", "completion", "plan"]
 
 MAX_CHOICES, MAX_STOPS = 128, 16
+_SEEDS = 1 << 63
 # Asking for these changes what an answer is; doing without them silently would be a wrong answer.
 _NOT_OFFERED = ("tools", "functions", "audio", "logprobs", "top_logprobs", "suffix", "best_of", "logit_bias")
 
@@ -34,6 +35,7 @@ class Call:
     max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    seed: int = 0
     stream: bool = False
     include_usage: bool = False
     progress: bool = False
@@ -81,6 +83,7 @@ def parse_call(kind: Kind, body: Mapping[str, Any], *, header_budget: str | None
         max_tokens=_max_tokens(body),
         temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(body, "top_p", 1.0, 1e-6, 1.0),
+        seed=(_whole(body, "seed", 0, -(2**63), 2**63 - 1) or 0) % _SEEDS,
         stream=_flag(body, "stream"),
         include_usage=_flag(options, "include_usage"),
         progress=_flag(options, "include_progress") or _flag(body, "progress"),
@@ -163,8 +166,8 @@ def _number(body: Mapping[str, Any], field: str, default: float, low: float, hig
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    limit = _whole(body, "max_completion_tokens", None, 1, 10**9)
-    return limit if limit is not None else _whole(body, "max_tokens", None, 1, 10**9)
+    newer, older = (_whole(body, name, None, 1, 10**9) for name in ("max_completion_tokens", "max_tokens"))
+    return older if newer is None else newer
 
 
 def _stops(value: Any) -> tuple[str, ...]:

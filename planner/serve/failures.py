@@ -45,7 +45,10 @@ class ApiError(Exception):
 
 
 def as_api_error(error: PlannerError, retry_after_seconds: float) -> ApiError:
-    """The status of an error of ours: bad input is 400, an engine that may recover 503 with a time to retry."""
+    """The status of an error of ours: bad input is 400, an engine that may recover 503 with a time to retry.
+
+    What an engine says stays here: it reaches every request of its batch, and may quote another client's prompt.
+    """
     match error:
         case BudgetError():
             return ApiError(400, str(error), param=error.field, code="invalid_budget")
@@ -56,7 +59,7 @@ def as_api_error(error: PlannerError, retry_after_seconds: float) -> ApiError:
         case EngineError() | VerifierError():
             what = "policy model's engine" if isinstance(error, EngineError) else "verifier"
             return ApiError(
-                503, f"the {what} failed: {error}", code="engine_unavailable", retry_after_seconds=retry_after_seconds
+                503, f"the {what} failed", code="engine_unavailable", retry_after_seconds=retry_after_seconds
             )
         case _:
             return ApiError(500, f"{type(error).__name__}: {error}", code="internal_error")

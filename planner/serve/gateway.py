@@ -27,9 +27,10 @@ from planner.serve.calls import Call
 from planner.serve.decision_log import DecisionLog
 from planner.serve.failures import ApiError, as_api_error
 from planner.serve.metrics import Metrics
+from planner.serve.plain import Plain
 from planner.serve.settings import Settings
 from planner.serve.watched import Notify, Watched
-from planner.strategies import Greedy, Majority, Strategy
+from planner.strategies import Greedy, Strategy
 
 __all__ = ["AUTO", "Answered", "Decision", "Gateway", "Runner"]
 
@@ -99,7 +100,11 @@ class Gateway:
 
         first = next(iter(self.engines))
         self._service = FlowService(
-            self.engines, self.verifier, default_policy_model=first, max_batch=self.settings.max_batch
+            self.engines,
+            self.verifier,
+            default_policy_model=first,
+            max_batch=self.settings.max_batch,
+            latency=self.planner.chooser.latency,
         )
         if self.settings.decision_log is not None:
             self._decisions = DecisionLog(
@@ -132,7 +137,11 @@ class Gateway:
         return self._plain(call) if budget is None else self._planned(call, budget)
 
     def _planned(self, call: Call, budget: Budget) -> Decision:
-        chooser, amount = self.planner.chooser, self.planner.chooser.amount(budget)
+        chooser = self.planner.chooser
+        if budget.unit == "seconds":
+            # Time alone would let a request have any amount of work.
+            budget = Budget(self._most, "tokens" if self.planner.unit == "tokens" else "flops", budget.amount)
+        amount = chooser.amount(budget)
         if not math.isfinite(amount) or amount > self._most * (1 + 1e-9):
             raise BudgetError(
                 "above this server's maximum", field="budget", value=str(budget), expected=f"<= {self._maximum}"
@@ -146,7 +155,7 @@ class Gateway:
         self.metrics.planned(plan)
         engine = self.engines[plan.policy_model]
         problem = self._problem(call, engine, planned=True)
-        job = Job(problem, plan.spec, chooser.cap_flops(budget, engine.info.shape))
+        job = Job(problem, plan.spec, chooser.cap_flops(budget, engine.info.shape), budget.seconds)
         return Decision(plan.decision_id, call, plan, job)
 
     def _plain(self, call: Call) -> Decision:
@@ -157,7 +166,9 @@ class Gateway:
         if call.temperature == 0:
             spec = Greedy(policy_model=call.model)
         else:
-            spec = Majority(n=call.n, temperature=call.temperature, top_p=call.top_p, policy_model=call.model)
+            spec = Plain(
+                n=call.n, temperature=call.temperature, top_p=call.top_p, seed=call.seed, policy_model=call.model
+            )
         return Decision(uuid.uuid4().hex, call, None, Job(self._problem(call, engine, planned=False), spec, cap))
 
     def _problem(self, call: Call, engine: Engine, *, planned: bool) -> Problem:
@@ -215,17 +226,26 @@ class Gateway:
                 raise ApiError(504, "the answer took too long", code="timeout") from error
             except PlannerError as error:
                 if isinstance(error, EngineError | VerifierError):
-                    self._failed_at = time.monotonic()
+                    self._failed(error)
                 self._record(decision, "error", None, started)
                 raise as_api_error(error, self.settings.retry_after_seconds) from error
             except asyncio.CancelledError:
                 self.metrics.cancelled.inc()
                 self._record(decision, "cancelled", None, started)
                 raise
-        self._failed_at = None
+        if self._failed_at is not None:
+            self._failed_at = None
+            _log.warning("answering again")
         self.metrics.answered(run.answer.outcome, run.cost, self._fixed_flops(decision.plan))
         self._record(decision, str(run.answer.outcome), run, started)
         return Answered(decision, run, time.perf_counter() - started)
+
+    def _failed(self, error: EngineError | VerifierError) -> None:
+        """Note a failure; the log tells of the first one until an answer succeeds."""
+        if self._failed_at is None:
+            shown = error if self.settings.log_prompts else "its message may quote prompts: --log-prompts shows it"
+            _log.warning("an engine or verifier failed: %s (%s)", type(error).__name__, shown)
+        self._failed_at = time.monotonic()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -248,7 +268,7 @@ class Gateway:
         try:
             tokens = await asyncio.to_thread(engine.count_tokens, job.problem.prompt)
         except EngineError as error:
-            self._failed_at = time.monotonic()
+            self._failed(error)
             raise as_api_error(error, self.settings.retry_after_seconds) from error
         if tokens >= limit:
             raise _too_long(limit)

@@ -11,8 +11,8 @@ from planner.serve.settings import Settings
 __all__ = ["document"]
 
 _BUDGET: dict[str, Any] = {
-    "description": "Hard cap for this prompt, verifier too: FLOPs as a number, or `2 GFLOPs`, `4000 tokens`, `8x`.",
-    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}],
+    "description": "Hard cap for this prompt, verifier too: FLOPs, or `2 GFLOPs`, `4000 tokens`, `8x`, `8x and 3 s`.",
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "minLength": 1}, {"type": "null"}],
 }
 _TEXT_PARTS = {
     "type": "array",
@@ -84,7 +84,7 @@ def document(settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
             "title": "compute-planner",
             "version": __version__,
             "description": "OpenAI-compatible answers, each planned within its budget. The same request gets the same "
-            "answer; `temperature` and `top_p` apply to calls without a budget, `stop` cuts the chosen answer.",
+            "answer; `temperature`, `top_p` and `seed` apply to calls without a budget, `stop` cuts the chosen answer.",
         },
         "paths": paths,
         "components": {
@@ -109,6 +109,7 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
         "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 10**9},
         "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
         "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+        "seed": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
         "stream": {"type": ["boolean", "null"]},
         "stream_options": {
             "type": ["object", "null"],

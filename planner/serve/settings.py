@@ -19,7 +19,8 @@ class Settings:
     it they are sampled plainly). `explore` is the share of decisions drawn at random among the plans that fit.
 
     `log_prompts` is the only way for a prompt or an answer to get into a log. `allow_mismatch` names engines and
-    verifiers that may differ from what the policy was fitted on. Raises InputError for what cannot be used.
+    verifiers that may differ from what the policy was fitted on. A request's head and its body must each have come, and
+    what is sent must be read, within the timeouts of their names. Raises InputError for what cannot be used.
     """
 
     host: str = "127.0.0.1"
@@ -34,7 +35,9 @@ class Settings:
     log_prompts: bool = False
     allow_mismatch: tuple[str, ...] = ()
     max_body_bytes: int = 512 * 1024
+    head_timeout_seconds: float = 10.0
     body_timeout_seconds: float = 20.0
+    read_timeout_seconds: float = 60.0
     request_timeout_seconds: float = 600.0
     retry_after_seconds: float = 2.0
     max_in_flight: int = 1024

@@ -17,6 +17,7 @@ from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
 from planner.models.shipped import load_engine, load_verifier
 from planner.serve.app import create_app
 from planner.serve.gateway import Gateway
+from planner.serve.guard import guarded
 from planner.serve.settings import Settings
 
 __all__ = ["check_match", "make_gateway", "make_server", "priced", "serve"]
@@ -136,6 +137,8 @@ def make_server(gateway: Gateway) -> uvicorn.Server:
         access_log=False,
         log_level="warning",
         lifespan="on",
+        http=guarded(settings),
+        ws="none",
         timeout_graceful_shutdown=10,
     )
     return uvicorn.Server(config)

@@ -57,7 +57,10 @@ def _at_least(least: int) -> _Rule:
 _COUNT = _at_least(1)
 _POSITIVE = _Rule("a number > 0", lambda v: _is_number(v) and v > 0)
 _MODEL = _Rule("a model's name or None", lambda v: isinstance(v, str) and v != "")
-_COUNTS = ("n", "max_n", "batch", "expansions", "max_steps", "max_step_tokens", "lookahead_steps", "chains", "second_n")
+_COUNTS = (
+    "n", "max_n", "batch", "expansions", "max_steps", "max_step_tokens", "lookahead_steps", "chains", "second_n",
+    "min_n", "give_up_tokens",
+)  # fmt: skip
 
 # A field's name means the same in every strategy, so its rule is given once.
 _RULES = {

@@ -45,7 +45,12 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
 
 
 def make_candidate(
-    text: str, *, ended: bool, scores: tuple[float, ...] | None = None, mean_logprob: float | None = None
+    text: str,
+    *,
+    ended: bool,
+    scores: tuple[float, ...] | None = None,
+    mean_logprob: float | None = None,
+    generated_tokens: int | None = None,
 ) -> Candidate:
     """A candidate from its text: finished if it `ended` with the end token or holds a final answer."""
     answer = extract_answer(text)
@@ -57,12 +62,18 @@ def make_candidate(
         finished=ended or answer is not None,
         scores=scores,
         mean_logprob=mean_logprob,
+        generated_tokens=generated_tokens,
     )
 
 
 def candidate(completion: Completion) -> Candidate:
     """A candidate from one whole completion."""
-    return make_candidate(completion.text, ended=completion.finish == "end", mean_logprob=completion.mean_logprob)
+    return make_candidate(
+        completion.text,
+        ended=completion.finish == "end",
+        mean_logprob=completion.mean_logprob,
+        generated_tokens=completion.generated_tokens,
+    )
 
 
 def select(candidates: Sequence[Candidate], aggregation: Aggregation, selection: Selection) -> Candidate | None:

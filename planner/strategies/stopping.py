@@ -1,18 +1,19 @@
-"""Adaptive stopping of a vote: draw until the leading answer is unlikely to be overtaken."""
+"""Adaptive stopping of a vote: draw until the leading answer is unlikely to be overtaken, or success is hopeless."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from planner.core import Answer, Problem
+from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
-from planner.strategies.base import validate
+from planner.strategies.base import require, validate
 from planner.strategies.sampling import draw_until
 from planner.strategies.scoring import conclude
 
@@ -63,7 +64,10 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray]:
 class AdaptiveMajority:
     """Majority voting, `batch` samples at a time until the leader's probability passes `threshold`.
 
-    `posterior`: beta holds the leader against the runner-up, dirichlet against all answers seen.
+    `posterior`: beta holds the leader against the runner-up, dirichlet against all answers seen. `give_up_tokens`
+    (None: never): it also ends once the answers' mean length exceeds this, since a vote spends most on the prompts
+    whose answers ramble, and wins least there. The leader is the answer then too. Nothing ends it before `min_n`
+    samples (None: one batch).
     """
 
     name: ClassVar[str] = "adaptive_majority"
@@ -74,12 +78,16 @@ class AdaptiveMajority:
     threshold: float = 0.95
     batch: int = 2
     posterior: Literal["beta", "dirichlet"] = "beta"
+    give_up_tokens: int | None = None
+    min_n: int | None = None
     temperature: float = 0.8
     top_p: float = 1.0
     policy_model: str | None = None
 
     def __post_init__(self) -> None:
         validate(self)
+        most = self.min_n is None or self.min_n <= self.max_n
+        require(self, most, "min_n", "above the most it draws", f"at most max_n = {self.max_n}")
 
     def stops(self, counts: Counter[str]) -> bool:
         """Whether these votes (canonical answer to count) are enough; without votes they never are."""
@@ -89,10 +97,21 @@ class AdaptiveMajority:
             return False
         return self.posterior == "beta" or plurality_probability(ranked) > self.threshold
 
+    def gives_up(self, lengths: Sequence[int]) -> bool:
+        """Whether answers of these lengths, in tokens, are too long to go on."""
+        limit = self.give_up_tokens
+        return limit is not None and sum(lengths) > limit * len(lengths)
+
+    def _ends(self, found: Sequence[Candidate]) -> bool:
+        if len(found) < (self.min_n or 0):
+            return False
+        lengths = [c.generated_tokens for c in found if c.generated_tokens is not None]
+        return self.gives_up(lengths) or self.stops(Counter(c.key for c in found if c.key is not None))
+
     def solve(self, problem: Problem) -> Flow[Answer]:
         found, short = yield from draw_until(
             problem,
-            lambda found: self.stops(Counter(c.key for c in found if c.key is not None)),
+            self._ends,
             limit=self.max_n,
             batch=self.batch,
             temperature=self.temperature,

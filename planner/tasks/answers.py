@@ -1,7 +1,8 @@
 r"""From a model's text to an answer, from an answer to the form that votes are counted over, and from two to a verdict.
 
-Answers stand in the last `\boxed{}`, or after the last `####`. Nearly all comparisons are settled by `canonical`
-alone; math-verify (slow to import) is asked only where two answers look different and might still be equal.
+Answers stand in the last `\boxed{}`, or after the last `####`; what a reasoning model thinks is no answer. Nearly all
+comparisons are settled by `canonical` alone; math-verify (slow to import) is asked only where two answers look
+different and might still be equal.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TypeAlias
 
-__all__ = ["Checker", "canonical", "check", "extract_answer", "gold_answer"]
+__all__ = ["THINKING", "Checker", "canonical", "check", "extract_answer", "gold_answer"]
 
 Checker: TypeAlias = Callable[[str, str], bool]
 """(answer, gold) -> whether the answer is right."""
+
+THINKING = ("<think>", "</think>")
+"""Between these a text thinks; engines write every reasoning model's delimiters so."""
 
 _LONGEST = 300  # characters; what is longer is compared as text
 _SECONDS = 3
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The final answer in a text: the last balanced `\boxed{...}`, else the line after the last `####`, else None."""
+    r"""The final answer in a text: the last balanced `\boxed{...}`, else the line after the last `####`, else None.
+
+    Only what follows the thinking counts; a text that still thinks has no answer.
+    """
+    text = _said(text)
     boxed = _last_boxed(text)
     if boxed is not None:
         return boxed.strip() or None
@@ -39,6 +47,11 @@ def gold_answer(gold: str) -> str:
         return found
     last = re.search(r"\n\s*A:\s*(.+)\Z", gold.strip())
     return (last[1] if last else gold).strip()
+
+
+def _said(text: str) -> str:
+    _, closed, after = text.rpartition(THINKING[1])
+    return (after if closed else text).partition(THINKING[0])[0]
 
 
 def _last_boxed(text: str) -> str | None:

@@ -13,7 +13,7 @@ from planner.core import JSON, Problem
 from planner.errors import InputError
 from planner.tasks.answers import gold_answer
 
-__all__ = ["SUFFIXES", "first_of", "parse_line", "problems_from_file", "read_lines", "read_records"]
+__all__ = ["PROMPTS", "SUFFIXES", "first_of", "parse_line", "problems_from_file", "read_lines", "read_records"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 PROMPTS = ("prompt", "problem", "question")

@@ -1,4 +1,4 @@
-"""What is to be answered and how answers are judged: the laboratory's problems or a local file."""
+"""What is to be answered and how answers are judged: the laboratory's problems, a published task or a local file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from planner.errors import InputError
 from planner.tasks.answers import Checker, check
 from planner.tasks.checkers import load_checker
 from planner.tasks.files import SUFFIXES, problems_from_file
+from planner.tasks.published import find_task, published_tasks, task_file
 
 __all__ = ["LAB_MAX_TOKENS", "Task", "load_task"]
 
@@ -35,10 +36,11 @@ def load_task(
     max_tokens: int | None = None,
     step_separator: str | None = None,
 ) -> Task:
-    """`spec` is "lab" or a file's path; `count` takes the first problems, `split` and `seed` choose among the
-    laboratory's (default "profile", 300 problems). `checker` names a user's function (`planner.tasks.checkers`).
+    """`spec` is "lab", a published task's name (planner.tasks.published) or a file's path; `count` takes the first
+    problems, `split` and `seed` choose among the laboratory's (default "profile", 300 problems). `checker` names a
+    user's function (`planner.tasks.checkers`).
 
-    Raises InputError for an unknown task and for a file that cannot be used.
+    Raises InputError for an unknown task, one that cannot be fetched, and a file that cannot be used.
     """
     if count is not None and count < 1:
         raise InputError("no problem would be left", field="count", value=count, expected="a whole number >= 1")
@@ -46,17 +48,19 @@ def load_task(
     if str(spec) == "lab":
         problems = _lab(split or "profile", 300 if count is None else count, seed, max_tokens, step_separator)
         return Task(name="lab", problems=problems, check=judge)
-    path = Path(spec)
+    published = find_task(str(spec))
+    path = Path(spec) if published is None else task_file(published)
     if not path.name.endswith(SUFFIXES):
+        names = ", ".join(["lab", *published_tasks()])
         raise InputError(
-            "no such task", field="task", value=str(spec), expected=f"lab, or a file {' or '.join(SUFFIXES)}"
+            "no such task", field="task", value=str(spec), expected=f"{names}, or a file {' or '.join(SUFFIXES)}"
         )
     if split is not None:
         raise InputError("a file has no splits", where=str(path), field="split", value=split, hint="Leave it out")
     found = problems_from_file(path, max_tokens=max_tokens or 2048, step_separator=step_separator or "\n\n")
     if count is not None and count > len(found):
         raise InputError(f"the file has {len(found)} problems", where=str(path), field="count", value=count)
-    return Task(name=path.name, problems=tuple(found[:count]), check=judge)
+    return Task(name=published.name if published else path.name, problems=tuple(found[:count]), check=judge)
 
 
 def _lab(split: str, count: int, seed: int, max_tokens: int | None, step_separator: str | None) -> tuple[Problem, ...]:

@@ -17,10 +17,12 @@
       if (x !== "-") { line.setAttribute("x1", x); line.setAttribute("x2", x); }
     }
   }
-  slider.addEventListener("input", () => show(Number(slider.value)));
-  for (const row of all("table.map tr[data-at]"))
-    row.addEventListener("click", () => { slider.value = row.dataset.at; show(Number(row.dataset.at)); });
-  show(Number(slider.value));
+  if (slider) { // a page that compares two policies has none
+    slider.addEventListener("input", () => show(Number(slider.value)));
+    for (const row of all("table.map tr[data-at]"))
+      row.addEventListener("click", () => { slider.value = row.dataset.at; show(Number(row.dataset.at)); });
+    show(Number(slider.value));
+  }
 
   // Tooltips are text, never markup.
   const tip = document.getElementById("tip");
