@@ -75,10 +75,7 @@ FAILURES = (openai.OpenAIError, APIError, aiohttp.ClientError, RuntimeError, Ver
 """What a peer raises where a request was refused: the problem failed, and the pass goes on."""
 
 NOTES = {
-    (
-        "its_hub",
-        "best-of-N",
-    ): "the verifier's last step score as its outcome reward model; all-equal texts are not scored",
+    ("its_hub", "best-of-N"): "the last step's score through its outcome reward model; equal texts are scored once",
     ("its_hub", "weighted best-of-N"): "has none",
     ("its_hub", "beam search"): f"its first level draws N / M paths instead of N; a request that is refused fails the "
     f"problem; {MAX_STEP_TOKENS} tokens a step through the language model's own limit",
@@ -234,9 +231,11 @@ def optillm(setup: Setup) -> dict[str, Answerer]:
     def runner(solve: Callable[[str], str]) -> Answerer:
         def one(problem: Problem) -> str | None:
             try:
-                return extract_answer(solve(problem.prompt))
+                text = solve(problem.prompt)
             except FAILURES as error:
                 return Failed(f"{type(error).__name__}: {error}")
+            # What failed inside comes back as a text.
+            return Failed(text) if text.startswith("Error: ") else extract_answer(text)
 
         def answer(problems: Sequence[Problem]) -> list[str | None]:
             with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -280,7 +279,7 @@ def row(passes: Sequence[Pass]) -> dict[str, Any]:
         "generated_tokens": each(lambda p: p.policy.generated_tokens),
         "prompt_tokens": each(lambda p: p.policy.prompt_tokens),
         "computed_prompt_tokens": each(lambda p: p.policy.prompt_tokens - p.policy.cached_tokens),
-        "requests": each(lambda p: p.policy.requests),
+        "sequences": each(lambda p: p.policy.sequences),
         "verifier_tokens": each(lambda p: p.verifier.prompt_tokens),
         "seconds": round(statistics.median(p.seconds for p in passes), 2),
         "failed": sum(len(p.failures) for p in passes),
@@ -317,7 +316,7 @@ def run(options: argparse.Namespace) -> dict[tuple[str, str], list[Pass]]:
 def lines(rows: Mapping[tuple[str, str], Mapping[str, Any]], temperature: float) -> list[str]:
     """The table for a terminal, what cannot be done included."""
     shown = [
-        f"{'':8} {'':22} accuracy             | a problem: generated, prompt (computed) tokens, requests, verifier's "
+        f"{'':8} {'':22} accuracy             | a problem: generated, prompt (computed) tokens, sequences, verifier's "
         "tokens | seconds"
     ]
     for method in (*METHODS, "majority vote (plugin)"):
@@ -333,7 +332,7 @@ def lines(rows: Mapping[tuple[str, str], Mapping[str, Any]], temperature: float)
             cells = [
                 f"{tool:8} {method:22} {found['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
                 f"{found['generated_tokens']:7.1f} {found['prompt_tokens']:8.1f} "
-                f"({found['computed_prompt_tokens']:.1f}) {found['requests']:6.1f} {found['verifier_tokens']:8.1f}",
+                f"({found['computed_prompt_tokens']:.1f}) {found['sequences']:6.1f} {found['verifier_tokens']:8.1f}",
                 f"{found['seconds']:6.2f}",
             ]
             if found["failed"]:

@@ -31,7 +31,7 @@ PATIENCE = 900.0  # seconds until a server must be up; on a free core it takes h
 SETTLED, LONGEST_SETTLING = 0.3, 10.0  # seconds: counters follow answers by a moment
 
 _COUNTERS = {
-    "requests": "vllm:request_success_total",
+    "sequences": "vllm:request_success_total",
     "prompt_tokens": "vllm:prompt_tokens_total",
     "cached_tokens": "vllm:prefix_cache_hits_total",
     "generated_tokens": "vllm:generation_tokens_total",
@@ -40,9 +40,9 @@ _COUNTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a server has done since it started, by its own `/metrics`."""
+    """What a server has done since it started, by its own `/metrics`; a request with n = 8 is 8 sequences."""
 
-    requests: int
+    sequences: int
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int

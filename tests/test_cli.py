@@ -22,7 +22,10 @@ from planner.tasks.lab import worked_problems
 
 TINY = shipped("recipes", "lab-tiny.toml")
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-COMMANDS = ("profile", "import", "fit", "choose", "solve", "evaluate", "report", "show", "strategies", "demo")
+COMMANDS = (
+    "profile", "import", "search", "fit", "choose", "solve", "evaluate", "report", "show", "strategies", "verifiers", "models",
+    "doctor", "latency", "serve", "drift", "demo",
+)  # fmt: skip
 
 
 def planner(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

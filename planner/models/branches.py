@@ -43,15 +43,19 @@ class Branches:
         self._each = int(counts.max())
         self._places = self.owners * self._each + rank
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, layer: int, scaling: float) -> Tensor:
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, layer: int, scaling: float
+    ) -> Tensor:
         """(rows, new, heads, size) from `query` (rows, heads, new, size), the rows' own `keys` and `values` (rows,
-        key-value heads, width, size), and `mask` (rows, 1, new, width), True where they are seen."""
+        key-value heads, width, size), and `mask` (rows, 1, new, width), True where they are seen (None: everywhere)."""
         (rows, heads, new, size), shared = query.shape, keys.shape[1]
         folded = (query * scaling).reshape(rows, shared, heads // shared * new, size)
-        mask = mask[:, :, None].expand(rows, 1, heads // shared, new, -1).flatten(2, 3)
         prefix_keys, prefix_values = self.kept[0, layer], self.kept[1, layer]
         far = self._spread(self._gather(folded) @ prefix_keys.transpose(2, 3) + self._hidden)
-        near = (folded @ keys.transpose(2, 3)).masked_fill(~mask, -torch.inf)
+        near = folded @ keys.transpose(2, 3)
+        if mask is not None:
+            mask = mask[:, :, None].expand(rows, 1, heads // shared, new, -1).flatten(2, 3)
+            near = near.masked_fill(~mask, -torch.inf)
         weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
         width = far.shape[-1]
         seen = self._spread(self._gather(weights[..., :width]) @ prefix_values) + weights[..., width:] @ values
@@ -71,9 +75,11 @@ class Branches:
 
 
 class Current:
-    """What the attention of one model looks up in a pass: the rows' shared prefixes, or None."""
+    """What the attention of one model looks up in a pass: the rows' shared prefixes, or None; and whether anything of
+    what follows them is masked."""
 
     branches: Branches | None = None
+    masked = True
 
 
 def attend_through(model: PreTrainedModel, current: Current) -> bool:
@@ -94,10 +100,11 @@ def attend_through(model: PreTrainedModel, current: Current) -> bool:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    branches = module.planner_current.branches
-    if branches is None:
+    current = module.planner_current
+    if current.branches is None:
         seen: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return seen
-    return branches.attend(query, key, value, attention_mask, module.layer_idx, scaling), None
+    mask = attention_mask if current.masked else None
+    return current.branches.attend(query, key, value, mask, module.layer_idx, scaling), None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +23,10 @@ from planner.tasks.answers import extract_answer
 
 __all__ = ["TransformersVerifier"]
 
-_ROWS = 64
-"""Inputs computed at a time, those with as many new tokens together."""
+T = TypeVar("T")
+
+_PASS_TOKENS = 1 << 15
+"""Tokens, padding and kept ones included, of the inputs computed at a time: those with as many new ones together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,7 @@ class TransformersVerifier:
         works = {request: self._work(request, prompts[request.prompt]) for request in dict.fromkeys(requests)}
         order = sorted(works.values(), key=lambda work: len(work.new))
         scores: dict[ScoreRequest, tuple[float, ...]] = {}
-        for start in range(0, len(order), _ROWS):
-            group = order[start : start + _ROWS]
+        for group in _passes(order, lambda work: len(work.kept.ids) + len(work.new)):
             scores.update(zip((work.request for work in group), self._compute(group), strict=True))
         unseen, results = set(works), list[StepScores]()
         for request in requests:
@@ -122,8 +124,7 @@ class TransformersVerifier:
         """Each prompt's keys and values, and the tokens of those that had to be computed."""
         kept = {prompt: found for prompt in prompts if (found := self._store.get((prompt, ()))) is not None}
         fresh = [prompt for prompt in prompts if prompt not in kept]
-        for start in range(0, len(fresh), _ROWS):
-            group = fresh[start : start + _ROWS]
+        for group in _passes(fresh, lambda prompt: len(self._tokens.prompt(prompt))):
             inputs = [self._tokens.prompt(prompt) for prompt in group]
             for tokens in inputs:
                 self._check_length(len(tokens))
@@ -170,3 +171,17 @@ class TransformersVerifier:
     def _check_length(self, tokens: int) -> None:
         if tokens > self._limit:
             raise VerifierError(f"{self._info.name}: an input of {tokens} tokens is longer than its {self._limit}")
+
+
+def _passes(items: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in order, in groups that padded to their longest hold at most `_PASS_TOKENS`, or in single ones."""
+    group, longest = list[T](), 0
+    for item in items:
+        widest = max(longest, length(item))
+        if group and widest * (len(group) + 1) > _PASS_TOKENS:
+            yield group
+            group, widest = [], length(item)
+        group.append(item)
+        longest = widest
+    if group:
+        yield group
