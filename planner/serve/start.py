@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
 
 from planner.api import Planner, default_planner, load
-from planner.core import Completion, GenerationRequest
 from planner.errors import CapabilityError, InputError
+from planner.models import wrapped
 from planner.models.cost import ModelShape
 from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
 from planner.models.shipped import load_engine, load_verifier
@@ -38,26 +37,6 @@ def make_gateway(policy: Path | None, engines: Sequence[str], verifier: str | No
     return Gateway(planner, priced(planner, loaded), used, settings)
 
 
-class _Priced:
-    """An engine whose tokens are priced by a config that it does not know itself."""
-
-    def __init__(self, engine: Engine, shape: ModelShape) -> None:
-        self._engine, self._info = engine, replace(engine.info, shape=shape)
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._info
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        return self._engine.generate(requests)
-
-    def count_tokens(self, prompt: str, prefix: str = "") -> int:
-        return self._engine.count_tokens(prompt, prefix)
-
-    def reset(self) -> None:
-        self._engine.reset()
-
-
 def priced(planner: Planner, engines: Mapping[str, Engine]) -> dict[str, Engine]:
     """Engines with a known shape: a server does not tell its model's config, the policy may have it.
 
@@ -74,7 +53,7 @@ def priced(planner: Planner, engines: Mapping[str, Engine]) -> dict[str, Engine]
                 "a budget cannot be held without the model's config", field="engine", value=engine.info.name,
                 hint="Give its config.json, as in http://HOST/v1?config=FOLDER/config.json",
             )  # fmt: skip
-        found[name] = _Priced(engine, ModelShape.from_dict(config))
+        found[name] = wrapped.priced(engine, ModelShape.from_dict(config))
     return found
 
 
