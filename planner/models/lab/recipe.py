@@ -69,6 +69,7 @@ Recipe: TypeAlias = PolicyRecipe | VerifierRecipe
 RECIPES: tuple[Recipe, ...] = (
     PolicyRecipe(name="lab-small", limit=Limit(minutes=18)),
     PolicyRecipe(name="lab-medium", limit=Limit(minutes=42)),
+    PolicyRecipe(name="lab-large", limit=Limit(minutes=60)),
     VerifierRecipe(
         name="lab-prm",
         start="lab-medium",

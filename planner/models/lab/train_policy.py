@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from planner.models.lab.data import Batch, batches_of, chunk_of_problems, encode_solved
+from planner.models.lab.data import Batch, batches_of, chunk_of_problems, encode_solved, training_prompts
+from planner.models.lab.grow import grow
 from planner.models.lab.progress import (
     Limit,
     Position,
@@ -28,7 +29,7 @@ from planner.models.lab.progress import (
     say,
     training_device,
 )
-from planner.models.lab.shapes import SHAPES, new_model
+from planner.models.lab.shapes import SHAPES, load_model, new_model
 from planner.models.lab.tokenizer import train_tokenizer
 from planner.tasks.lab import training_stream
 
@@ -41,24 +42,33 @@ ACCUMULATE = 2
 
 def lab_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of every laboratory model, learned from the training stream."""
-    problems = islice(training_stream(999), 6000)
-    return train_tokenizer(f"{problem.question}\n{problem.solution}" for problem in problems)
+    problems = list(islice(training_stream(999), 6000))
+    prompts = training_prompts(problems, random.Random(999))
+    return train_tokenizer(f"{prompt}\n{p.solution}" for prompt, p in zip(prompts, problems, strict=True))
 
 
 def solution_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     """Summed cross-entropy (nats) over the batch's solution tokens; logits are computed only there."""
     ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask]
-    return functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][mask], reduction="sum")
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][mask]
+        logits = model.lm_head(hidden)
+    return functional.cross_entropy(logits.float(), ids[:, 1:][mask], reduction="sum")
 
 
 def train_policy(
     name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoint_minutes: float = 3.0, tell: Tell = say
 ) -> Position:
-    """Train the model called `name` under `runs/name`, resuming from its checkpoint; exports it there too."""
+    """Train the model called `name` under `runs/name`, resuming from its checkpoint; exports it there too.
+
+    A shape that is grown from another model needs that one's run in `runs`. Raises InputError where it is not there.
+    """
     torch.manual_seed(seed)
     shape, tokenizer = SHAPES[name], lab_tokenizer()
-    model = new_model(shape).to(training_device())  # type: ignore[arg-type]
+    model = new_model(shape)
+    if shape.grown_from is not None:
+        grow(load_model(runs / shape.grown_from / "export"), model)
+    model.to(training_device())  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
@@ -68,8 +78,9 @@ def train_policy(
     began_at, seconds_before = limit.share(position), position.seconds
     loss_sum, token_sum = 0.0, 0
     while limit.share(position) < 1.0:
-        sequences = encode_solved(tokenizer, chunk_of_problems(seed, position.chunk))
-        batches = batches_of(sequences, BATCH_TOKENS, random.Random(seed * 1_000_003 + position.chunk))
+        rng = random.Random(seed * 1_000_003 + position.chunk)
+        problems = chunk_of_problems(seed, position.chunk)
+        batches = batches_of(encode_solved(tokenizer, problems, training_prompts(problems, rng)), BATCH_TOKENS, rng)
         for first in range(0, len(batches), ACCUMULATE):
             group = batches[first : first + ACCUMULATE]
             counted = sum(int(batch.mask.sum()) for batch in group)
