@@ -143,7 +143,9 @@ def _candidates(split: str, family: str, seed: int) -> Iterator[tuple[str, tuple
     if split == "train":
         grades = grades[:-1]
     elif split == "held_out_templates" and family not in TEMPLATED:
-        raise InputError("the family has one template only", field="families", value=family, expected=", ".join(TEMPLATED))
+        raise InputError(
+            "the family has one template only", field="families", value=family, expected=", ".join(TEMPLATED)
+        )
     number = 0
     while True:
         index = _digest(split, family, seed, number) >> 1

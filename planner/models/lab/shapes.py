@@ -18,7 +18,8 @@ __all__ = ["SHAPES", "Shape", "load_model", "new_model"]
 class Shape:
     """Width, layers, width inside the MLP, attention heads of 32, and the learning rate that suits them.
 
-    Weights are random at the start or, where `grown_from` names a smaller model, grown from it (`planner.models.lab.grow`).
+    Weights are random at the start or, where `grown_from` names a smaller model, grown from it
+    (`planner.models.lab.grow`).
     """
 
     hidden: int

@@ -98,6 +98,7 @@ def _train(recipe: Recipe, output: Path, checkpoint_minutes: float, tell: Tell) 
             output,
             stage.limit,
             name=recipe.name,
+            learning_rate=recipe.learning_rate,
             seed=recipe.seed,
             sampled=stage.sampled,
             corrupted=stage.corrupted,

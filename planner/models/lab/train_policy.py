@@ -22,11 +22,11 @@ from planner.models.lab.progress import (
     Limit,
     Position,
     Tell,
-    learning_rate,
     load_checkpoint,
     report_line,
     save_checkpoint,
     say,
+    scheduled,
     training_device,
 )
 from planner.models.lab.shapes import SHAPES, load_model, new_model
@@ -90,7 +90,7 @@ def train_policy(
                 loss_sum += float(loss.detach())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for parameters in optimizer.param_groups:
-                parameters["lr"] = learning_rate(shape.learning_rate, limit.share(position))
+                parameters["lr"] = scheduled(shape.learning_rate, limit.share(position))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             token_sum += counted
