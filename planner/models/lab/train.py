@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from planner.errors import InputError
 from planner.models.lab.card import CARD, new_card, read_card, write_card
@@ -28,6 +29,8 @@ positive = "<+>"
 negative = "<->"
 """
 """How a verifier's input is written and read out, as `encode_steps` does it in training; `verifier.toml` beside it."""
+
+WEIGHTS = "model.safetensors"
 
 _MINUTE_OF_TOKENS = 300_000
 """A bar's length for a run that is limited by tokens: about what one thread sees in a minute."""
@@ -109,9 +112,12 @@ def _train(recipe: Recipe, output: Path, checkpoint_minutes: float, tell: Tell) 
 
 
 def _publish(recipe: Recipe, position: Position, output: Path) -> None:
-    """Copy a finished model to where finished models lie."""
-    folder = output / "models" / recipe.name
-    shutil.copytree(output / recipe.name / "export", folder, dirs_exist_ok=True)
+    """Copy a finished model to where finished models lie, its weights in half precision: half the size, and what is
+    measured and shipped is the same. The config says float32, in which every engine then computes."""
+    folder, export = output / "models" / recipe.name, output / recipe.name / "export"
+    shutil.copytree(export, folder, dirs_exist_ok=True)
+    weights = {name: weight.half() for name, weight in load_file(export / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     if isinstance(recipe, VerifierRecipe):
         (folder / "verifier.toml").write_text(VERIFIER_TOML, encoding="utf-8")
     card = new_card(folder, recipe, minutes=position.seconds / 60, tokens=position.tokens)

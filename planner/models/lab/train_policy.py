@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -40,6 +41,7 @@ ACCUMULATE = 2
 """Batches a step: lengths, and with them families, differ between batches, so one alone would be one-sided."""
 
 
+@lru_cache(maxsize=1)
 def lab_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of every laboratory model, learned from the training stream."""
     problems = list(islice(training_stream(999), 6000))
