@@ -29,7 +29,7 @@ from planner.models.lab.grow import grow
 from planner.models.lab.measure import auc, auc_pooled, auc_within, aucs_within, policy_figures, standard_error
 from planner.models.lab.mistakes import KINDS, first_mistake, verifier_mistakes
 from planner.models.lab.progress import Limit, Position
-from planner.models.lab.recipe import RECIPES, VERIFIERS, PolicyRecipe, Stage, VerifierRecipe, recipe_of
+from planner.models.lab.recipe import RECIPES, VERIFIERS, PolicyRecipe, PolicyStage, Stage, VerifierRecipe, recipe_of
 from planner.models.lab.shapes import SHAPES, new_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer, prompt_text
@@ -136,7 +136,7 @@ def test_a_killed_verifier_run_ends_like_an_uninterrupted_one(monkeypatch: pytes
 @pytest.mark.usefixtures("small_chunks")
 def test_the_whole_laboratory_is_trained_from_its_recipes(tmp_path: Path) -> None:
     recipes = (
-        PolicyRecipe(name="lab-small", limit=Limit(tokens=5_000)),
+        PolicyRecipe(name="lab-small", stages=(PolicyStage(limit=Limit(tokens=5_000), revised=0.5),)),
         VerifierRecipe(
             name="lab-prm",
             start="lab-small",

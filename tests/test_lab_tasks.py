@@ -113,7 +113,7 @@ def test_one_problem_in_ten_is_one_of_revising() -> None:
     from planner.tasks.task import load_task
 
     problems = list(islice(training_stream(3), 1000))
-    prompts = training_prompts(problems, random.Random(0))
+    prompts = training_prompts(problems, 0.1, random.Random(0))
     revising = [(p, text) for p, text in zip(problems, prompts, strict=True) if text != p.question]
     assert 60 < len(revising) < 140
     live = load_task("lab", count=1).problems[0]

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 from planner.errors import InputError
 from planner.models.lab import train_policy, train_prm
-from planner.models.lab.data import REVISED
 from planner.models.lab.measure import auc_within, policy_figures
 from planner.models.lab.prm_data import EACH, TEMPERATURES
 from planner.models.lab.recipe import PolicyRecipe, Recipe, VerifierRecipe, recipe_of
@@ -119,7 +118,7 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     else:
         data["solutions"] = "worked exactly, one operation a line; no problem is drawn to be seen again"
         data["revisions"] = (
-            f"of {REVISED:.0%} of the problems one to four earlier attempts are shown, most of them with one error "
+            "a share of the problems (revised_share) shows one to four earlier attempts, most of them with one error "
             "that carries on"
         )
     return data

@@ -1,7 +1,7 @@
 """Training data as token ids: chunks of fresh problems cut into batches of similar length.
 
-Every tenth problem is one of revising: its prompt shows earlier attempts, most of them with one error that carries on,
-and what is to be written is the worked solution all the same.
+A share of the problems is one of revising: the prompt shows earlier attempts, most of them with one error that carries
+on, and what is to be written is the worked solution all the same.
 """
 
 from __future__ import annotations
@@ -19,13 +19,10 @@ from planner.models.lab.corrupt import corrupt
 from planner.models.lab.tokenizer import EOS, PAD, prompt_text
 from planner.tasks.lab import REVISION_TEMPLATE, STEP_SEPARATOR, WorkedProblem, training_stream
 
-__all__ = ["CHUNK", "REVISED", "Batch", "batches_of", "chunk_of_problems", "encode_solved", "pad", "training_prompts"]
+__all__ = ["CHUNK", "Batch", "batches_of", "chunk_of_problems", "encode_solved", "pad", "training_prompts"]
 
 CHUNK = 2048
 """Problems drawn at a time; a run resumes at the start of a chunk."""
-
-REVISED = 0.1
-"""Share of the problems whose prompt shows earlier attempts."""
 
 _ATTEMPTS = (0.5, 0.25, 0.15, 0.1)
 """Chances of one, two, three and four of them; strategies show four at most."""
@@ -47,9 +44,9 @@ def chunk_of_problems(seed: int, chunk: int) -> list[WorkedProblem]:
     return list(islice(training_stream(seed * 1_000_003 + chunk), CHUNK))
 
 
-def training_prompts(problems: Sequence[WorkedProblem], rng: random.Random) -> list[str]:
-    """What each problem's solution is to be written after."""
-    return [_revision(problem, rng) if rng.random() < REVISED else problem.question for problem in problems]
+def training_prompts(problems: Sequence[WorkedProblem], revised: float, rng: random.Random) -> list[str]:
+    """What each problem's solution is to be written after; a share of `revised` shows earlier attempts."""
+    return [_revision(problem, rng) if rng.random() < revised else problem.question for problem in problems]
 
 
 def _revision(problem: WorkedProblem, rng: random.Random) -> str:

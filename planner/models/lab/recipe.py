@@ -8,7 +8,16 @@ from typing import Any, TypeAlias
 from planner.models.lab.progress import Limit
 from planner.models.lab.shapes import SHAPES
 
-__all__ = ["RECIPES", "VERIFIERS", "PolicyRecipe", "Recipe", "Stage", "VerifierRecipe", "recipe_of"]
+__all__ = ["RECIPES", "VERIFIERS", "PolicyRecipe", "PolicyStage", "Recipe", "Stage", "VerifierRecipe", "recipe_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStage:
+    """A part of a policy model's run, up to `limit` counted from the run's start; `revised` is the share of problems
+    that show earlier attempts."""
+
+    limit: Limit
+    revised: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +25,12 @@ class PolicyRecipe:
     """A policy model, trained on worked solutions."""
 
     name: str
-    limit: Limit
+    stages: tuple[PolicyStage, ...]
     seed: int = 1
 
     def scaled(self, scale: float) -> PolicyRecipe:
         """The same for `scale` times as long."""
-        return replace(self, limit=self.limit.times(scale))
+        return replace(self, stages=tuple(replace(s, limit=s.limit.times(scale)) for s in self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """What a card says of it."""
@@ -29,7 +38,7 @@ class PolicyRecipe:
         start = (
             "random weights" if smaller is None else f"{smaller}, widened and deepened without changing what it does"
         )
-        return {"start": start, **_limit(self.limit)}
+        return {"start": start, "stages": [{**_limit(s.limit), "revised_share": s.revised} for s in self.stages]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +64,7 @@ class VerifierRecipe:
 
     def scaled(self, scale: float) -> VerifierRecipe:
         """The same for `scale` times as long."""
-        stages = tuple(
-            Stage(limit=stage.limit.times(scale), sampled=stage.sampled, corrupted=stage.corrupted)
-            for stage in self.stages
-        )
-        return replace(self, stages=stages)
+        return replace(self, stages=tuple(replace(s, limit=s.limit.times(scale)) for s in self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """What a card says of it."""
@@ -75,9 +80,21 @@ Recipe: TypeAlias = PolicyRecipe | VerifierRecipe
 _ALL = ("lab-small", "lab-medium", "lab-large")
 
 RECIPES: tuple[Recipe, ...] = (
-    PolicyRecipe(name="lab-small", limit=Limit(tokens=9e6)),
-    PolicyRecipe(name="lab-medium", limit=Limit(minutes=42)),
-    PolicyRecipe(name="lab-large", limit=Limit(minutes=62)),
+    PolicyRecipe(
+        name="lab-small",
+        stages=(
+            PolicyStage(limit=Limit(tokens=9e6), revised=0.1),
+            PolicyStage(limit=Limit(tokens=12e6), revised=0.35),
+        ),
+    ),
+    PolicyRecipe(
+        name="lab-medium",
+        stages=(
+            PolicyStage(limit=Limit(minutes=42), revised=0.1),
+            PolicyStage(limit=Limit(minutes=58), revised=0.35),
+        ),
+    ),
+    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(minutes=62), revised=0.3),)),
     VerifierRecipe(
         name="lab-prm-small",
         start="lab-small",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from planner.errors import InputError
 from planner.models.lab.card import CARD, new_card, read_card, write_card
 from planner.models.lab.progress import Limit, Position, Tell
-from planner.models.lab.recipe import RECIPES, PolicyRecipe, Recipe, VerifierRecipe
+from planner.models.lab.recipe import RECIPES, PolicyStage, Recipe, VerifierRecipe
 from planner.models.lab.train_policy import train_policy
 from planner.models.lab.train_prm import train_prm
 
@@ -60,13 +60,13 @@ def train_laboratory(
     if not (scale > 0 and math.isfinite(scale)):
         raise InputError("cannot scale a run", field="scale", value=scale, expected="a positive number")
     scaled = [recipe.scaled(scale) for recipe in recipes]
-    total = sum(_minutes(_last_limit(recipe)) for recipe in scaled)
+    total = sum(_minutes(recipe.stages[-1].limit) for recipe in scaled)
     before = 0.0
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for recipe in scaled:
-            length = _minutes(_last_limit(recipe))
+            length = _minutes(recipe.stages[-1].limit)
 
             def tell(share: float, line: str, *, start: float = before, length: float = length) -> None:
                 if progress is not None:
@@ -83,18 +83,26 @@ def train_laboratory(
 
 
 def _train(recipe: Recipe, output: Path, checkpoint_minutes: float, tell: Tell) -> Position:
-    if isinstance(recipe, PolicyRecipe):
-        return train_policy(
-            recipe.name, output, recipe.limit, seed=recipe.seed, checkpoint_minutes=checkpoint_minutes, tell=tell
-        )
     position = Position()
-    length = _minutes(_last_limit(recipe))
+    length = _minutes(recipe.stages[-1].limit)
     for stage in recipe.stages:
         part = _minutes(stage.limit) / length
 
         def tell_of_all(share: float, line: str, *, part: float = part) -> None:
             tell(share * part, line)
 
+        if isinstance(stage, PolicyStage):
+            position = train_policy(
+                recipe.name,
+                output,
+                stage.limit,
+                revised=stage.revised,
+                seed=recipe.seed,
+                checkpoint_minutes=checkpoint_minutes,
+                tell=tell_of_all,
+            )
+            continue
+        assert isinstance(recipe, VerifierRecipe)
         position = train_prm(
             output / recipe.start / "export",
             {name: output / name / "export" for name in recipe.writers},
@@ -125,10 +133,6 @@ def _publish(recipe: Recipe, position: Position, output: Path) -> None:
     # The same run's card may have been measured since.
     if not path.exists() or read_card(folder)["training"] != card["training"]:
         write_card(folder, card)
-
-
-def _last_limit(recipe: Recipe) -> Limit:
-    return recipe.limit if isinstance(recipe, PolicyRecipe) else recipe.stages[-1].limit
 
 
 def _minutes(limit: Limit) -> float:

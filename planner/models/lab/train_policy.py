@@ -45,7 +45,7 @@ ACCUMULATE = 2
 def lab_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of every laboratory model, learned from the training stream."""
     problems = list(islice(training_stream(999), 6000))
-    prompts = training_prompts(problems, random.Random(999))
+    prompts = training_prompts(problems, 0.1, random.Random(999))
     return train_tokenizer(f"{prompt}\n{p.solution}" for prompt, p in zip(prompts, problems, strict=True))
 
 
@@ -59,10 +59,18 @@ def solution_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
 
 
 def train_policy(
-    name: str, runs: Path, limit: Limit, *, seed: int = 1, checkpoint_minutes: float = 3.0, tell: Tell = say
+    name: str,
+    runs: Path,
+    limit: Limit,
+    *,
+    revised: float = 0.1,
+    seed: int = 1,
+    checkpoint_minutes: float = 3.0,
+    tell: Tell = say,
 ) -> Position:
     """Train the model called `name` under `runs/name`, resuming from its checkpoint; exports it there too.
 
+    `revised` is the share of problems that show earlier attempts. A finished run goes on under a longer `limit`.
     A shape that is grown from another model needs that one's run in `runs`. Raises InputError where it is not there.
     """
     torch.manual_seed(seed)
@@ -82,7 +90,9 @@ def train_policy(
     while limit.share(position) < 1.0:
         rng = random.Random(seed * 1_000_003 + position.chunk)
         problems = chunk_of_problems(seed, position.chunk)
-        batches = batches_of(encode_solved(tokenizer, problems, training_prompts(problems, rng)), BATCH_TOKENS, rng)
+        batches = batches_of(
+            encode_solved(tokenizer, problems, training_prompts(problems, revised, rng)), BATCH_TOKENS, rng
+        )
         for first in range(0, len(batches), ACCUMULATE):
             group = batches[first : first + ACCUMULATE]
             counted = sum(int(batch.mask.sum()) for batch in group)
@@ -127,11 +137,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--tokens", type=float, default=float("inf"))
+    parser.add_argument("--revised", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train_policy(args.name, args.runs, Limit(tokens=args.tokens, minutes=args.minutes), seed=args.seed)
+    limit = Limit(tokens=args.tokens, minutes=args.minutes)
+    train_policy(args.name, args.runs, limit, revised=args.revised, seed=args.seed)
 
 
 if __name__ == "__main__":
