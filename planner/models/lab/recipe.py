@@ -90,11 +90,11 @@ RECIPES: tuple[Recipe, ...] = (
     PolicyRecipe(
         name="lab-medium",
         stages=(
-            PolicyStage(limit=Limit(minutes=42), revised=0.1),
-            PolicyStage(limit=Limit(minutes=58), revised=0.35),
+            PolicyStage(limit=Limit(tokens=14.7e6), revised=0.1),
+            PolicyStage(limit=Limit(tokens=20e6), revised=0.35),
         ),
     ),
-    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(minutes=62), revised=0.3),)),
+    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=9e6), revised=0.3),)),
     VerifierRecipe(
         name="lab-prm-small",
         start="lab-small",
