@@ -23,19 +23,22 @@ from planner.errors import InputError
 from planner.models.cost import ModelShape
 from planner.models.lab import data, train_policy, train_prm
 from planner.models.lab.card import compare_with_cards, read_card, write_card, write_measured
-from planner.models.lab.evaluate import VERIFIER, evaluate_laboratory
+from planner.models.lab.crossovers import crossovers
+from planner.models.lab.evaluate import evaluate_laboratory
+from planner.models.lab.grow import grow
 from planner.models.lab.measure import auc, auc_pooled, auc_within, aucs_within, policy_figures, standard_error
 from planner.models.lab.mistakes import KINDS, first_mistake, verifier_mistakes
 from planner.models.lab.progress import Limit, Position
-from planner.models.lab.recipe import RECIPES, PolicyRecipe, Stage, VerifierRecipe, recipe_of
-from planner.models.lab.shapes import SHAPES
+from planner.models.lab.recipe import RECIPES, VERIFIERS, PolicyRecipe, PolicyStage, Stage, VerifierRecipe, recipe_of
+from planner.models.lab.shapes import SHAPES, new_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer, prompt_text
 from planner.models.lab.train import VERIFIER_TOML, train_laboratory
 from planner.models.shipped import shipped
 from planner.tasks.lab import FAMILIES, WorkedProblem, worked_problems
 
-MODELS = (*SHAPES, VERIFIER)
+MODELS = (*SHAPES, *VERIFIERS)
+VERIFIER = "lab-prm"
 LAB = shipped("models", "lab")
 
 
@@ -117,8 +120,9 @@ def test_a_killed_verifier_run_ends_like_an_uninterrupted_one(monkeypatch: pytes
 
     def run(runs: Path) -> Position:
         return train_prm.train_prm(
-            LAB / "lab-small", policies, runs, Limit(tokens=9_000), sampled=4, corrupted=10, checkpoint_minutes=0.0
-        )
+            LAB / "lab-small", policies, runs, Limit(tokens=9_000), name="lab-prm", learning_rate=6e-4,
+            sampled=4, corrupted=10, checkpoint_minutes=0.0,
+        )  # fmt: skip
 
     run(tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -132,7 +136,7 @@ def test_a_killed_verifier_run_ends_like_an_uninterrupted_one(monkeypatch: pytes
 @pytest.mark.usefixtures("small_chunks")
 def test_the_whole_laboratory_is_trained_from_its_recipes(tmp_path: Path) -> None:
     recipes = (
-        PolicyRecipe(name="lab-small", limit=Limit(tokens=5_000)),
+        PolicyRecipe(name="lab-small", stages=(PolicyStage(limit=Limit(tokens=5_000), revised=0.5),)),
         VerifierRecipe(
             name="lab-prm",
             start="lab-small",
@@ -141,6 +145,7 @@ def test_the_whole_laboratory_is_trained_from_its_recipes(tmp_path: Path) -> Non
                 Stage(limit=Limit(tokens=3_000), sampled=4, corrupted=24),
                 Stage(limit=Limit(tokens=6_000), sampled=8, corrupted=8),
             ),
+            learning_rate=6e-4,
         ),
     )
     seen: list[tuple[int, int, str]] = []
@@ -163,6 +168,24 @@ def test_the_whole_laboratory_is_trained_from_its_recipes(tmp_path: Path) -> Non
     assert read_card(models / "lab-prm")["measured"] == {"problems": 1}
 
 
+def test_a_grown_model_computes_what_the_smaller_one_does() -> None:
+    torch.manual_seed(0)
+    small, large = new_model(SHAPES["lab-medium"]), new_model(SHAPES["lab-large"])
+    with torch.no_grad():
+        for weight in small.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    grow(small, large)
+    ids = torch.randint(0, 512, (3, 40))
+    with torch.inference_mode():
+        torch.testing.assert_close(large(ids).logits, small(ids).logits, atol=1e-4, rtol=1e-4)
+    loss = large(ids, labels=ids).loss
+    loss.backward()
+    # Both copies of a unit would learn the same, were they read alike.
+    gradient = large.model.layers[0].mlp.gate_proj.weight.grad
+    assert gradient is not None
+    assert not torch.allclose(gradient[:384], gradient[384:], rtol=0.1)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_run_cannot_be_scaled_to_nothing(scale: float, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="scale"):
@@ -181,7 +204,8 @@ def test_recipes_make_what_is_shipped() -> None:
         assert card["seed"] == recipe.seed
         assert {key: card["recipe"][key] for key in recipe.to_dict()} == recipe.to_dict()
         assert card["known_mistakes"]
-    assert (LAB / VERIFIER / "verifier.toml").read_text() == VERIFIER_TOML
+    for verifier in VERIFIERS:
+        assert (LAB / verifier / "verifier.toml").read_text() == VERIFIER_TOML
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -223,8 +247,8 @@ def test_a_shipped_policy_model_answers_through_generate() -> None:
 def measured() -> dict[str, Any]:
     stages: list[tuple[int, int, str]] = []
     result = evaluate_laboratory(problems=36, samples=4, seed=1, progress=lambda *told: stages.append(told))
-    assert [done for done, _, _ in stages] == [0, 1, 2, 3, 4]
-    assert {total for _, total, _ in stages} == {4}
+    assert [done for done, _, _ in stages] == list(range(10))
+    assert {total for _, total, _ in stages} == {9}
     return result
 
 
@@ -245,11 +269,12 @@ def test_figures_have_the_promised_schema(measured: dict[str, Any]) -> None:
         assert sum(policy["buckets"].values()) == pytest.approx(1)
         assert sum(m["share_of_wrong_answers"] for m in policy["mistakes"]) == pytest.approx(1)
     assert [p["name"] for p in document["policies"]] == list(SHAPES)
-    assert [p["parameters"] for p in document["policies"]] == [311_872, 918_656]
-    (verifier,) = document["verifiers"]
-    for figure in ("auc_within_problem", "auc_pooled"):
-        assert set(verifier[figure]) == set(SHAPES)
-        assert set(verifier["standard_errors"][figure]) == set(SHAPES)
+    assert [p["parameters"] for p in document["policies"]] == [311_872, 918_656, 5_246_208]
+    assert [v["name"] for v in document["verifiers"]] == list(VERIFIERS)
+    for verifier in document["verifiers"]:
+        for figure in ("auc_within_problem", "auc_pooled"):
+            assert set(verifier[figure]) == set(SHAPES)
+            assert set(verifier["standard_errors"][figure]) == set(SHAPES)
     for figure in ("pass_at_1", "families", "buckets"):
         assert figure in document["policies"][0]["standard_errors"]
 
@@ -449,3 +474,22 @@ def test_a_verifiers_mistakes_are_counted() -> None:
     assert refused["share_of_right_answers"] == 0.5
     assert misled["share_of_problems"] == 0.5
     assert verifier_mistakes([[right]], [[0.9]]) == [{**refused, "share_of_right_answers": 0.0}]
+
+
+def test_crossovers_are_found_where_they_are() -> None:
+    rng = np.random.default_rng(0)
+    bucket = ["easy"] * 40 + ["hard"] * 40 + ["medium"] * 19
+    ahead = np.concatenate((np.full(40, 0.2), np.full(40, -0.1), np.full(19, -0.5)))
+    base = rng.uniform(0.4, 0.6, 99)
+    solved = {
+        "a": {"vote": base + ahead, "search": base, "again": base + rng.normal(0, 0.3, 99)},
+        "b": {"vote": base - 0.1, "search": base, "again": base},
+    }
+    found = crossovers(solved, {"a": bucket, "b": bucket})
+    (one,) = [f for f in found["between_buckets"] if (f["first"], f["second"]) == ("vote", "search")]
+    assert (one["policy"], one["better"]["in"], one["worse"]["in"]) == ("a", "easy", "hard")  # medium has too few
+    assert one["better"]["mean"] == pytest.approx(0.2)
+    assert not [f for f in found["between_policies"] if f["first"] == "search"]
+    solved["a"]["vote"] = base + 0.1
+    (one,) = crossovers(solved, {"a": bucket, "b": bucket})["between_policies"][:1]
+    assert (one["first"], one["better"]["in"], one["worse"]["in"]) == ("vote", "a", "b")

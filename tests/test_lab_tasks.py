@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from itertools import islice
 
@@ -10,7 +11,15 @@ import pytest
 pytest.importorskip("reasoning_gym")
 
 from planner.errors import InputError
-from planner.tasks.lab import FAMILIES, SPLITS, WorkedProblem, training_stream, worked_problems
+from planner.tasks.lab import (
+    FAMILIES,
+    SPLITS,
+    TEMPLATED,
+    WorkedProblem,
+    template_of,
+    training_stream,
+    worked_problems,
+)
 
 _LINE = re.compile(r"(?:[a-z ]+: )?(-?\d+(?: [-+*/] -?\d+)+) = (-?\d+)")
 
@@ -42,8 +51,19 @@ def test_splits_share_no_question_and_counts_are_prefixes() -> None:
     streamed = {p.question for p in islice(training_stream(5), 2000)}
     assert not (streamed | questions["train"]) & (questions["profile"] | questions["held_out"])
     assert worked_problems("held_out", 60) == by_split["held_out"][:60]
-    assert [p.family for p in by_split["profile"][:12]] == [*FAMILIES, *FAMILIES]
-    assert by_split["held_out"][6].problem_id == f"lab/held_out/{FAMILIES[0]}/1"
+    assert [p.family for p in by_split["profile"][:14]] == [*FAMILIES, *FAMILIES]
+    assert by_split["held_out"][7].problem_id == f"lab/held_out/{FAMILIES[0]}/1"
+
+
+def test_held_out_templates_are_in_no_other_split() -> None:
+    held_out = worked_problems("held_out_templates", 300)
+    assert {p.family for p in held_out} == set(TEMPLATED)
+    kept = {template_of(p.family, p.question) for p in held_out}
+    others = [*worked_problems("held_out", 700), *worked_problems("profile", 700), *islice(training_stream(6), 3000)]
+    assert not kept & {template_of(p.family, p.question) for p in others if p.family in TEMPLATED}
+    assert len({template_of(p.family, p.question) for p in held_out if p.family == "time_intervals"}) > 1
+    with pytest.raises(InputError, match="one template only"):
+        worked_problems("held_out_templates", 3, families=["gcd"])
 
 
 def test_another_seed_gives_other_problems() -> None:
@@ -80,6 +100,34 @@ def test_tokenizer_round_trip_and_concatenation() -> None:
         assert chat == prompt
     digits = tokenizer.encode("1234567890")
     assert len(digits) == 10
+
+
+def test_one_problem_in_ten_is_one_of_revising() -> None:
+    pytest.importorskip("torch")
+    import random
+
+    from planner.models.lab.data import encode_solved, training_prompts
+    from planner.models.lab.tokenizer import prompt_text
+    from planner.models.lab.train_policy import lab_tokenizer
+    from planner.strategies.revision import revision_prompt
+    from planner.tasks.task import load_task
+
+    problems = list(islice(training_stream(3), 1000))
+    prompts = training_prompts(problems, 0.1, random.Random(0))
+    revising = [(p, text) for p, text in zip(problems, prompts, strict=True) if text != p.question]
+    assert 60 < len(revising) < 140
+    live = load_task("lab", count=1).problems[0]
+    for problem, text in revising:
+        shown = text.removeprefix(f"{problem.question}\nTried before:\n").removesuffix("\nNow right:").split("\n\n")
+        assert 1 <= len(shown) <= 4
+        assert all("#### " in attempt for attempt in shown)
+        # What is trained on is what the strategy writes.
+        assert revision_prompt(dataclasses.replace(live, prompt=problem.question), shown) == text
+    assert 0.15 < sum(t.count(p.solution) > 0 for p, t in revising) / len(revising) < 0.6
+    tokenizer = lab_tokenizer()
+    (ids, prompt), *_ = encode_solved(tokenizer, [revising[0][0]], [revising[0][1]])
+    assert ids[:prompt] == tokenizer.encode(prompt_text(revising[0][1]))
+    assert tokenizer.decode(ids[prompt:-1]) == revising[0][0].solution
 
 
 def test_labels_and_corruptions_are_exact() -> None:

@@ -1,39 +1,43 @@
 """The laboratory's problems: reasoning-gym questions with exactly derived worked steps.
 
-A family is a small program that reads its question and writes one operation a line on a `Tape`. Because a wrong tape
-(`planner.models.lab.corrupt`) can run the same program, wrong solutions stay consistent with their first mistake.
-
 A question's split follows from a hash of its content, so no two splits can share a question, however many are drawn.
+Whole templates (a question's wording and structure without its numbers) are held out likewise: no model is trained, and
+nothing is profiled, on a question of the split `held_out_templates`.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from planner.errors import InputError
+from planner.tasks.lab_programs import PROGRAMS, Astray, Tape, between, solve_on
 
 __all__ = [
     "FAMILIES",
+    "REVISION_TEMPLATE",
     "SPLITS",
     "STEP_SEPARATOR",
-    "Tape",
+    "TEMPLATED",
     "WorkedProblem",
-    "solve_on",
+    "template_of",
     "training_stream",
     "worked_problems",
 ]
 
 STEP_SEPARATOR = "\n"
-SPLITS = ("train", "profile", "held_out")
-_LARGEST = 999_999
-_MOST_STEPS = 24
+REVISION_TEMPLATE = "{prompt}\nTried before:\n{attempts}\nNow right:"
+"""How the laboratory's models are trained to be shown earlier attempts, which may be wrong."""
+
+SPLITS = ("train", "profile", "held_out", "held_out_templates")
+FAMILIES: tuple[str, ...] = tuple(PROGRAMS)
+TEMPLATED = ("chain_sum", "basic_arithmetic", "simple_equations", "leg_counting", "time_intervals")
+"""Families with many templates; of the others every question has the same one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,142 +55,6 @@ class WorkedProblem:
         """The steps as a policy model should write them."""
         return STEP_SEPARATOR.join(self.steps)
 
-
-class Tape:
-    """Where a program writes its steps. `calculate` returns what it wrote, so a slip carries on."""
-
-    def __init__(self) -> None:
-        self.steps: list[str] = []
-
-    def calculate(self, left: int, operator: str, right: int, *, label: str = "") -> int:
-        """Write `label` and one operation; return its result."""
-        result = compute(left, operator, right)
-        self.write(f"{label}{left} {operator} {right} = {result}", result)
-        return result
-
-    def remainder(self, larger: int, smaller: int) -> int:
-        """Write one line of Euclid's algorithm, with its quotient; return the remainder."""
-        quotient, result = divmod(larger, smaller)
-        self.write(f"{larger} - {quotient} * {smaller} = {result}", result)
-        return result
-
-    def write(self, step: str, result: int) -> None:
-        """Append a step; a program that has gone astray is stopped by its size."""
-        if len(self.steps) >= _MOST_STEPS or abs(result) > _LARGEST:
-            raise Astray
-        self.steps.append(step)
-
-
-class Astray(Exception):
-    """A program left the sizes that this laboratory works with; the problem is dropped."""
-
-
-def compute(left: int, operator: str, right: int) -> int:
-    """One exact integer operation; an inexact division is `Astray`."""
-    if operator == "+":
-        return left + right
-    if operator == "-":
-        return left - right
-    if operator == "*":
-        return left * right
-    if right == 0 or left % right:
-        raise Astray
-    return left // right
-
-
-def _chain_sum(question: str, tape: Tape) -> int:
-    first, *rest = re.findall(r"-?\d+|[-+](?= )", _between(question, "problem: ", " ="))
-    value = int(first)
-    for operator, term in zip(rest[::2], rest[1::2], strict=True):
-        value = tape.calculate(value, operator, int(term))
-    return value
-
-
-_OPERATORS: Mapping[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-
-
-def _basic_arithmetic(question: str, tape: Tape) -> int:
-    def value(node: ast.expr) -> int:
-        if isinstance(node, ast.BinOp):
-            return tape.calculate(value(node.left), _OPERATORS[type(node.op)], value(node.right))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-            return -value(node.operand)
-        if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            return node.value
-        raise Astray
-
-    return value(ast.parse(question.removeprefix("Calculate ").removesuffix("."), mode="eval").body)
-
-
-def _products(question: str, tape: Tape) -> int:
-    left, right = (int(n) for n in _between(question, "multiplication: ", ".").split(" * "))
-    digits = [int(d) * 10**place for place, d in enumerate(reversed(str(right))) if d != "0"]
-    total = tape.calculate(left, "*", digits[0] if digits else 0)
-    for digit in digits[1:]:
-        total = tape.calculate(total, "+", tape.calculate(left, "*", digit))
-    return total
-
-
-def _gcd(question: str, tape: Tape) -> int:
-    larger, smaller = sorted((int(n) for n in _between(question, "numbers: ", ".").split(", ")), reverse=True)
-    while smaller:
-        larger, smaller = smaller, tape.remainder(larger, smaller)
-    return larger
-
-
-_LINEAR = re.compile(
-    r"(?:(?P<before>-?\d+) (?P<sign>[-+]) )?(?P<coefficient>-?\d*)\*?[a-z](?: (?P<op>[-+]) (?P<after>\d+))?$"
-)
-
-
-def _simple_equations(question: str, tape: Tape) -> int:
-    left, right = question.rsplit(": ", 1)[1].split(" = ")
-    found = _LINEAR.match(left)
-    if found is None or (found["before"] and found["after"]):
-        raise Astray
-    coefficient = int({"": "1", "-": "-1"}.get(found["coefficient"], found["coefficient"]))
-    value = int(right)
-    if found["before"]:
-        value = tape.calculate(value, "-", int(found["before"]))
-        if found["sign"] == "-":
-            coefficient = -coefficient
-    elif found["after"]:
-        value = tape.calculate(value, "-" if found["op"] == "+" else "+", int(found["after"]))
-    return value if coefficient == 1 else tape.calculate(value, "/", coefficient)
-
-
-def _leg_counting(question: str, tape: Tape) -> int:
-    legs = _legs()
-    total: int | None = None
-    for item in _between(question, "if you have ", "?").split(", "):
-        count, name = item.split(" ", 1)
-        animal = name if count == "1" else name.removesuffix("s")
-        part = tape.calculate(int(count), "*", legs[animal], label=f"{animal}: ")
-        total = part if total is None else tape.calculate(total, "+", part)
-    assert total is not None
-    return total
-
-
-@lru_cache(maxsize=1)
-def _legs() -> dict[str, int]:
-    from reasoning_gym.arithmetic.leg_counting import ANIMALS
-
-    return dict(ANIMALS)
-
-
-def _between(text: str, start: str, end: str) -> str:
-    return text.split(start, 1)[1].split(end, 1)[0]
-
-
-_PROGRAMS: Mapping[str, Callable[[str, Tape], int]] = {
-    "chain_sum": _chain_sum,
-    "basic_arithmetic": _basic_arithmetic,
-    "products": _products,
-    "gcd": _gcd,
-    "simple_equations": _simple_equations,
-    "leg_counting": _leg_counting,
-}
-FAMILIES: tuple[str, ...] = tuple(_PROGRAMS)
 
 # Each family in grades, from what every policy model solves to what none does. Training draws them evenly.
 _GRADES: Mapping[str, Sequence[Mapping[str, Any]]] = {
@@ -217,6 +85,11 @@ _GRADES: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"min_animals": 3, "max_animals": 4, "max_instances": 15},
         {"min_animals": 5, "max_animals": 7, "max_instances": 15},
     ],
+    "time_intervals": [
+        {"task_types": ["time"], "max_time_difference_seconds": 7200},
+        {"task_types": ["time"]},
+        {"task_types": ["time_seconds"]},
+    ],
 }
 
 # What profiling and the held-out split draw once more: the last grade, or one that training never shows.
@@ -237,24 +110,29 @@ def _datasets() -> dict[str, list[Any]]:
     }
 
 
-def solve_on(tape: Tape, family: str, question: str) -> str:
-    """Work the question on `tape`, write the last line and return the answer there."""
-    answer = str(_PROGRAMS[family](question, tape))
-    tape.steps.append(f"#### {answer}")
-    return answer
-
-
 def _digest(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
+def template_of(family: str, question: str) -> str:
+    """The question without its numbers; without its variable's name too, where it has one."""
+    template = re.sub(r"\d+", "#", question)
+    return re.sub(r"\b[a-z]\b", "x", template) if family == "simple_equations" else template
+
+
 def _split_of(family: str, question: str) -> str:
-    """80 % of all questions train, 10 % profile, 10 % held out."""
+    """A tenth of the templates is held out whole; of the other questions 80 % train, 10 % profile, 10 % held out."""
+    if family in TEMPLATED:
+        template = template_of(family, question)
+        # Sums of up to three terms have too few templates to lose one.
+        common = family == "chain_sum" and template.count("#") < 4
+        if not common and _digest("template", family, template) % 10 == 0:
+            return "held_out_templates"
     content = question
     if family == "simple_equations":  # the same equation with another letter or wording is the same question
         content = re.sub(r"[a-z]", "x", question.rsplit(": ", 1)[1])
     elif family == "gcd":
-        content = ",".join(sorted(_between(question, "numbers: ", ".").split(", ")))
+        content = ",".join(sorted(between(question, "numbers: ", ".").split(", ")))
     place = _digest("split", family, content) % 10
     return "profile" if place == 0 else "held_out" if place == 1 else "train"
 
@@ -264,6 +142,10 @@ def _candidates(split: str, family: str, seed: int) -> Iterator[tuple[str, tuple
     grades = _datasets()[family]
     if split == "train":
         grades = grades[:-1]
+    elif split == "held_out_templates" and family not in TEMPLATED:
+        raise InputError(
+            "the family has one template only", field="families", value=family, expected=", ".join(TEMPLATED)
+        )
     number = 0
     while True:
         index = _digest(split, family, seed, number) >> 1
@@ -283,11 +165,16 @@ def _candidates(split: str, family: str, seed: int) -> Iterator[tuple[str, tuple
 
 
 def worked_problems(
-    split: str, count: int, *, families: Sequence[str] = FAMILIES, seed: int = 0
+    split: str, count: int, *, families: Sequence[str] | None = None, seed: int = 0
 ) -> list[WorkedProblem]:
-    """`count` different problems of `split`, families taking turns; the first n of a larger count are the same."""
+    """`count` different problems of `split`, families taking turns; the first n of a larger count are the same.
+
+    Without `families` all that the split has take part. Raises InputError for what there is not.
+    """
     if split not in SPLITS:
         raise InputError("no such split", field="split", value=split, expected=", ".join(SPLITS))
+    if families is None:
+        families = TEMPLATED if split == "held_out_templates" else FAMILIES
     unknown = [family for family in families if family not in FAMILIES]
     if unknown or not families:
         raise InputError("no such family", field="families", value=unknown, expected=", ".join(FAMILIES))

@@ -64,7 +64,7 @@ def load_task(
 
 
 def _lab(split: str, count: int, seed: int, max_tokens: int | None, step_separator: str | None) -> tuple[Problem, ...]:
-    from planner.tasks.lab import STEP_SEPARATOR, worked_problems
+    from planner.tasks.lab import REVISION_TEMPLATE, STEP_SEPARATOR, template_of, worked_problems
 
     return tuple(
         Problem(
@@ -74,7 +74,8 @@ def _lab(split: str, count: int, seed: int, max_tokens: int | None, step_separat
             group=worked.family,
             step_separator=step_separator or STEP_SEPARATOR,
             max_tokens=max_tokens or LAB_MAX_TOKENS,
-            extra={"split": split},
+            revision_template=REVISION_TEMPLATE,
+            extra={"split": split, "template": template_of(worked.family, worked.question)},
         )
         for worked in worked_problems(split, count, seed=seed)
     )

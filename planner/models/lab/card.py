@@ -102,7 +102,8 @@ def _data(recipe: Recipe) -> dict[str, Any]:
     data: dict[str, Any] = {
         "source": f"reasoning-gym {version('reasoning-gym')}",
         "families": list(FAMILIES),
-        "split": "train: 80 % of all questions by a hash of their content; profile and held_out have 10 % each",
+        "split": "a tenth of the templates is held out whole (held_out_templates); of all other questions, by a hash "
+        "of their content, train has 80 %, profile and held_out 10 % each",
     }
     if isinstance(recipe, VerifierRecipe):
         data["attempts"] = (
@@ -116,6 +117,10 @@ def _data(recipe: Recipe) -> dict[str, Any]:
         )
     else:
         data["solutions"] = "worked exactly, one operation a line; no problem is drawn to be seen again"
+        data["revisions"] = (
+            "a share of the problems (revised_share) shows one to four earlier attempts, most of them with one error "
+            "that carries on"
+        )
     return data
 
 
@@ -124,7 +129,7 @@ def _hyperparameters(recipe: Recipe) -> dict[str, Any]:
     schedule = "warm-up over 2 %, then cosine to 2 % of the peak"
     if isinstance(recipe, VerifierRecipe):
         return common | {
-            "learning_rate": train_prm.LEARNING_RATE,
+            "learning_rate": recipe.learning_rate,
             "schedule": schedule,
             "batch_tokens": train_prm.BATCH_TOKENS * train_prm.ACCUMULATE,
             "extra_layers": train_prm.EXTRA_LAYERS,

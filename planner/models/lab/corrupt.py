@@ -6,7 +6,8 @@ import random
 import re
 
 from planner.models.lab.steps import Attempt
-from planner.tasks.lab import Astray, Tape, WorkedProblem, compute, solve_on
+from planner.tasks.lab import WorkedProblem
+from planner.tasks.lab_programs import Astray, Tape, compute, solve_on
 
 __all__ = ["KINDS", "corrupt"]
 
@@ -108,13 +109,22 @@ def _other(number: int, rng: random.Random) -> int:
     return -value if number < 0 else value
 
 
+def _other_answer(answer: str, rng: random.Random) -> str:
+    """One of its numbers changed; a time of day has two or three."""
+    parts = answer.split(":")
+    place = rng.randrange(len(parts))
+    width = len(parts[place])
+    parts[place] = f"{_other(int(parts[place]), rng):0{width if len(parts) > 1 else 1}d}"
+    return ":".join(parts)
+
+
 def corrupt(problem: WorkedProblem, rng: random.Random) -> Attempt | None:
     """A solution with one error at a random step, the rest consistent with it; None if it came out right."""
     kind = rng.choice(KINDS)
     numbers = [int(n) for n in re.findall(r"-?\d+", "\n".join((problem.question, *problem.steps)))]
     at = rng.randrange(len(problem.steps) - 1)
     if kind == "answer":
-        wrong = _other(int(problem.answer), rng) if rng.random() < 0.6 else rng.choice(numbers)
+        wrong = _other_answer(problem.answer, rng) if rng.random() < 0.6 else str(rng.choice(numbers))
         steps = [*problem.steps[:-1], f"#### {wrong}"]
     else:
         tape = _ErringTape(at, kind, numbers, rng)

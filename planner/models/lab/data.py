@@ -1,4 +1,8 @@
-"""Training data as token ids: chunks of fresh problems cut into batches of similar length."""
+"""Training data as token ids: chunks of fresh problems cut into batches of similar length.
+
+A share of the problems is one of revising: the prompt shows earlier attempts, most of them with one error that carries
+on, and what is to be written is the worked solution all the same.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from planner.models.lab.corrupt import corrupt
 from planner.models.lab.tokenizer import EOS, PAD, prompt_text
-from planner.tasks.lab import WorkedProblem, training_stream
+from planner.tasks.lab import REVISION_TEMPLATE, STEP_SEPARATOR, WorkedProblem, training_stream
 
-__all__ = ["CHUNK", "Batch", "batches_of", "chunk_of_problems", "encode_solved", "pad"]
+__all__ = ["CHUNK", "Batch", "batches_of", "chunk_of_problems", "encode_solved", "pad", "training_prompts"]
 
 CHUNK = 2048
 """Problems drawn at a time; a run resumes at the start of a chunk."""
+
+_ATTEMPTS = (0.5, 0.25, 0.15, 0.1)
+"""Chances of one, two, three and four of them; strategies show four at most."""
+
+_WRONG = 0.75
+"""Chance that an earlier attempt is wrong; where it is right, it has to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +44,24 @@ def chunk_of_problems(seed: int, chunk: int) -> list[WorkedProblem]:
     return list(islice(training_stream(seed * 1_000_003 + chunk), CHUNK))
 
 
-def encode_solved(tokenizer: PreTrainedTokenizerFast, problems: Sequence[WorkedProblem]) -> list[tuple[list[int], int]]:
+def training_prompts(problems: Sequence[WorkedProblem], revised: float, rng: random.Random) -> list[str]:
+    """What each problem's solution is to be written after; a share of `revised` shows earlier attempts."""
+    return [_revision(problem, rng) if rng.random() < revised else problem.question for problem in problems]
+
+
+def _revision(problem: WorkedProblem, rng: random.Random) -> str:
+    attempts: list[str] = []
+    for _ in range(rng.choices((1, 2, 3, 4), _ATTEMPTS)[0]):
+        wrong = corrupt(problem, rng) if rng.random() < _WRONG else None
+        attempts.append(STEP_SEPARATOR.join(wrong.steps) if wrong else problem.solution)
+    return REVISION_TEMPLATE.format(prompt=problem.question, attempts="\n\n".join(attempts))
+
+
+def encode_solved(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[WorkedProblem], prompts: Sequence[str]
+) -> list[tuple[list[int], int]]:
     """(ids, length of the prompt) of every problem with its worked solution."""
-    prompts = tokenizer([prompt_text(p.question) for p in problems])["input_ids"]
+    prompts = tokenizer([prompt_text(prompt) for prompt in prompts])["input_ids"]
     solutions = tokenizer([p.solution for p in problems])["input_ids"]
     return [(a + b + [EOS], len(a)) for a, b in zip(prompts, solutions, strict=True)]
 

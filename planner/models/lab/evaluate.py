@@ -7,27 +7,36 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from planner.errors import InputError
+from planner.models.lab.crossovers import buckets_of, crossovers
 from planner.models.lab.judge import step_scores
-from planner.models.lab.measure import auc_pooled, auc_within, aucs_within, best_of_n_and_majority, policy_figures
+from planner.models.lab.measure import (
+    Floats,
+    auc_pooled,
+    auc_within,
+    aucs_within,
+    curves,
+    policy_figures,
+    solve_rates,
+)
 from planner.models.lab.mistakes import policy_mistakes, verifier_mistakes
 from planner.models.lab.prm_data import attempts_by
+from planner.models.lab.recipe import VERIFIERS
 from planner.models.lab.shapes import SHAPES, load_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer
 from planner.tasks.lab import WorkedProblem, worked_problems
 
-__all__ = ["AGGREGATION", "VERIFIER", "evaluate_laboratory"]
+__all__ = ["AGGREGATION", "evaluate_laboratory"]
 
-VERIFIER = "lab-prm"
 BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 AGGREGATION = "last"
 """The rule whose AUC is reported; chosen on the profile split, where `last` was a little ahead of `min` and both were
@@ -49,7 +58,7 @@ def evaluate_laboratory(
     split: str = "held_out",
     seed: int = 0,
     policies: Sequence[str] = tuple(SHAPES),
-    verifiers: Sequence[str] = (VERIFIER,),
+    verifiers: Sequence[str] = VERIFIERS,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
@@ -87,6 +96,7 @@ def evaluate_laboratory(
         "verifiers": [],
     }
     sampled: dict[str, list[list[Attempt]]] = {}
+    scored: dict[str, dict[str, _Tables]] = {}
     for name in policies:
         begin(f"{name} answers")
         model, tokenizer = _load(folder / name)
@@ -97,14 +107,39 @@ def evaluate_laboratory(
         done += 1
     for name in verifiers:
         model, tokenizer = _load(folder / name)
-        by_policy = {}
+        by_policy, scored[name] = {}, {}
         for policy, groups in sampled.items():
             begin(f"{name} scores {policy}")
-            by_policy[policy] = _verifier_figures(model, tokenizer, groups)
+            tables = scored[name][policy] = _answer_scores(model, tokenizer, groups)
+            by_policy[policy] = _verifier_figures(tables, groups)
             done += 1
         result["verifiers"].append({"name": name, "parameters": _parameters(model), **_by_figure(by_policy)})
     begin("")
+    result["crossovers"] = crossovers(*_ways(sampled, scored))
     return result
+
+
+def _ways(
+    sampled: Mapping[str, Sequence[Sequence[Attempt]]],
+    scored: Mapping[str, Mapping[str, Mapping[str, Sequence[Sequence[float]]]]],
+) -> tuple[dict[str, dict[str, Floats]], dict[str, list[str]]]:
+    """(each problem's chance to be solved, by policy model and way to answer; buckets by policy model)."""
+    solved: dict[str, dict[str, Floats]] = {}
+    buckets: dict[str, list[str]] = {}
+    for policy, groups in sampled.items():
+        half = max(1, len(groups[0]) // 2)
+        answers = [[attempt.answer for attempt in group[:half]] for group in groups]
+        right = [[attempt.right for attempt in group] for group in groups]
+        buckets[policy] = buckets_of([marks[half:] or marks for marks in right])
+        tables = {
+            verifier: [row[:half] for row in by_policy[policy][AGGREGATION]] for verifier, by_policy in scored.items()
+        }
+        budgets = [n for n in (1, 4, 16) if n <= half]
+        rates = solve_rates(answers, [marks[:half] for marks in right], tables, budgets)
+        solved[policy] = {"one sample": rates["majority"][0]}
+        for name, table in rates.items():
+            solved[policy] |= {f"{name}@{n}": table[place] for place, n in enumerate(budgets) if n > 1}
+    return solved, buckets
 
 
 def _load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -125,27 +160,37 @@ def _policy_figures(groups: Sequence[Sequence[Attempt]], problems: Sequence[Work
     }
 
 
-def _verifier_figures(
+_Tables: TypeAlias = dict[str, Sequence[Sequence[float]]]
+
+
+def _answer_scores(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, groups: Sequence[Sequence[Attempt]]
-) -> dict[str, Any]:
-    """Of one policy model's samples."""
+) -> _Tables:
+    """Every answer's score by each aggregation: rule -> (problems, samples)."""
     flat = step_scores(model, tokenizer, [attempt for group in groups for attempt in group])
+    size = len(groups[0])
+    tables: _Tables = {}
+    for rule, aggregate in _AGGREGATIONS.items():
+        # An attempt without a step has no answer either: it is wrong, and nothing chooses it.
+        values = [aggregate(scores) if scores else 0.0 for scores in flat]
+        tables[rule] = [values[first : first + size] for first in range(0, len(values), size)]
+    return tables
+
+
+def _verifier_figures(tables: _Tables, groups: Sequence[Sequence[Attempt]]) -> dict[str, Any]:
+    """Of one policy model's samples."""
     size = len(groups[0])
     right = [[attempt.right for attempt in group] for group in groups]
     aucs: dict[str, list[float | None]] = {}
     within: dict[str, Any] = {}
     pooled: dict[str, Any] = {}
-    tables: dict[str, Sequence[Sequence[float]]] = {}
-    for rule, aggregate in _AGGREGATIONS.items():
-        # An attempt without a step has no answer either: it is wrong, and nothing chooses it.
-        values = [aggregate(scores) if scores else 0.0 for scores in flat]
-        table = [values[first : first + size] for first in range(0, len(values), size)]
+    for rule, table in tables.items():
         aucs[rule] = aucs_within(table, right)
         mean, error, counted = auc_within(aucs[rule])
         within[rule] = {"mean": mean, "standard_error": error, "problems": counted}
         mean, error = auc_pooled(table, right)
         pooled[rule] = {"mean": mean, "standard_error": error}
-        tables[rule] = table
+    budgets = [n for n in BUDGETS if n <= size]
     answers = [[attempt.answer for attempt in group] for group in groups]
     return {
         "auc_within_problem": within[AGGREGATION]["mean"],
@@ -153,7 +198,7 @@ def _verifier_figures(
         "auc_by_problem": aucs[AGGREGATION],
         "auc_within_by_aggregation": within,
         "auc_pooled_by_aggregation": pooled,
-        "curves": best_of_n_and_majority(answers, right, tables, [n for n in BUDGETS if n <= size]),
+        "curves": curves(solve_rates(answers, right, tables, budgets), budgets),
         "standard_errors": {
             "auc_within_problem": within[AGGREGATION]["standard_error"],
             "auc_pooled": pooled[AGGREGATION]["standard_error"],

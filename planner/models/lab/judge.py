@@ -20,17 +20,17 @@ _BATCH = 64
 def step_scores(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Attempt]
 ) -> list[list[float]]:
-    """P(+) of every step of every attempt; an attempt without steps gets an empty list."""
-    results: list[list[float]] = [[] for _ in attempts]
-    kept = [number for number, attempt in enumerate(attempts) if attempt.steps]
-    encoded = dict(zip(kept, encode_attempts(tokenizer, [attempts[n] for n in kept]), strict=True))
-    kept.sort(key=lambda number: len(encoded[number].ids))
+    """P(+) of every step of every attempt, none for one without steps. Equal attempts are read once."""
+    scores = {attempt: list[float]() for attempt in attempts}
+    kept = [attempt for attempt in scores if attempt.steps]
+    encoded = dict(zip(kept, encode_attempts(tokenizer, kept), strict=True))
+    kept.sort(key=lambda attempt: len(encoded[attempt].ids))
     signs = model.lm_head.weight[[MINUS, PLUS]]
     for first in range(0, len(kept), _BATCH):
         group = kept[first : first + _BATCH]
-        ids = pad([encoded[number].ids for number in group])
+        ids = pad([encoded[attempt].ids for attempt in group])
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        for row, number in enumerate(group):
+        for row, attempt in enumerate(group):
             chances = (hidden[row, ids[row] == STEP] @ signs.T).softmax(-1)[:, 1]
-            results[number] = [float(chance) for chance in chances]
-    return results
+            scores[attempt] = chances.tolist()
+    return [scores[attempt] for attempt in attempts]

@@ -6,7 +6,7 @@ Standard errors take problems as the unit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ __all__ = [
     "auc_pooled",
     "auc_within",
     "aucs_within",
-    "best_of_n_and_majority",
+    "curves",
     "policy_figures",
+    "solve_rates",
     "standard_error",
 ]
 
@@ -116,20 +117,20 @@ def policy_figures(right: Sequence[int], samples: int, families: Sequence[str]) 
     }
 
 
-def best_of_n_and_majority(
+def solve_rates(
     answers: Sequence[Sequence[str | None]],
     right: Sequence[Sequence[bool]],
-    scores: dict[str, Sequence[Sequence[float]]],
+    scores: Mapping[str, Sequence[Sequence[float]]],
     budgets: Sequence[int],
     *,
-    orders: int = 40,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Accuracy of majority and, by each rule of `scores`, of plain and weighted best-of-n over random subsets.
+) -> dict[str, Floats]:
+    """Each problem's chance (budgets, problems) to be solved by majority and, with each rule of `scores`, by plain
+    and weighted best-of-n, over random subsets of its samples.
 
-    Every rule sees the same subsets. `gain` is the paired difference to majority at the largest budget with a 95 %
-    interval that resamples problems. A sample without an answer never votes and is chosen only where all are such.
+    Every rule sees the same subsets. A sample without an answer never votes and is chosen only where all are such.
     """
+    orders = max(8, 640 // len(answers[0]))
     names = ["majority"] + [f"{kind}:{rule}" for rule in scores for kind in ("best", "weighted")]
     solved = {name: np.zeros((len(budgets), len(answers))) for name in names}
     rng = np.random.default_rng(seed)
@@ -150,16 +151,34 @@ def best_of_n_and_majority(
                     for i in drawn:
                         weights[given[i]] = weights.get(given[i], 0.0) + row[i]
                     solved[f"weighted:{rule}"][place, problem] += correct[max(weights, key=lambda a: weights[a])]
-    for name in names:
-        solved[name] /= orders
-    picks = rng.integers(0, len(answers), (2000, len(answers)))
-    gains = {}
-    for name in names[1:]:
-        difference = solved[name][-1] - solved["majority"][-1]
+    return {name: table / orders for name, table in solved.items()}
+
+
+def curves(solved: dict[str, Floats], budgets: Sequence[int], *, seed: int = 0) -> dict[str, Any]:
+    """Mean accuracy at each of `budgets` and, at the largest, each rule's paired difference to majority with a 95 %
+    interval that resamples problems; `solved` is what `solve_rates` gives.
+
+    `falls` is, for each plain best-of-n, how far the largest budget lies below the best one, likewise.
+    """
+    problems = solved["majority"].shape[1]
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, problems, (2000, problems))
+
+    def interval(difference: Floats) -> dict[str, float]:
         low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
-        gains[name] = {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+        return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+
+    gains, falls = {}, {}
+    for name, table in solved.items():
+        if name == "majority":
+            continue
+        gains[name] = interval(table[-1] - solved["majority"][-1])
+        peak = int(table.mean(1).argmax())
+        if name.startswith("best:"):
+            falls[name] = {"best_n": budgets[peak], **interval(table[-1] - table[peak])}
     return {
         "n": list(budgets),
         "accuracy": {name: [float(v) for v in table.mean(1)] for name, table in solved.items()},
         "gain_over_majority": gains,
+        "falls": falls,
     }

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from planner.models.lab.steps import Attempt, answer_of
-from planner.tasks.lab import STEP_SEPARATOR, Astray, compute
+from planner.tasks.lab import STEP_SEPARATOR
+from planner.tasks.lab_programs import Astray, compute
 
 __all__ = ["KINDS", "first_mistake", "policy_mistakes", "verifier_mistakes"]
 

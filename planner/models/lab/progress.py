@@ -16,11 +16,11 @@ __all__ = [
     "Limit",
     "Position",
     "Tell",
-    "learning_rate",
     "load_checkpoint",
     "report_line",
     "save_checkpoint",
     "say",
+    "scheduled",
     "training_device",
 ]
 
@@ -54,7 +54,7 @@ class Limit:
         return Limit(tokens=self.tokens * scale, minutes=self.minutes * scale)
 
 
-def learning_rate(peak: float, share: float) -> float:
+def scheduled(peak: float, share: float) -> float:
     """Warm-up over the first 2 %, then a cosine down to 2 % of the peak."""
     if share < 0.02:
         return peak * max(share, 1e-4) / 0.02

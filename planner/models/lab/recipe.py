@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from planner.models.lab.progress import Limit
+from planner.models.lab.shapes import SHAPES
 
-__all__ = ["RECIPES", "PolicyRecipe", "Recipe", "Stage", "VerifierRecipe", "recipe_of"]
+__all__ = ["RECIPES", "VERIFIERS", "PolicyRecipe", "PolicyStage", "Recipe", "Stage", "VerifierRecipe", "recipe_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStage:
+    """A part of a policy model's run, up to `limit` counted from the run's start; `revised` is the share of problems
+    that show earlier attempts."""
+
+    limit: Limit
+    revised: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRecipe:
-    """A policy model, trained from random weights on worked solutions."""
+    """A policy model, trained on worked solutions."""
 
     name: str
-    limit: Limit
+    stages: tuple[PolicyStage, ...]
     seed: int = 1
 
     def scaled(self, scale: float) -> PolicyRecipe:
         """The same for `scale` times as long."""
-        return PolicyRecipe(name=self.name, limit=self.limit.times(scale), seed=self.seed)
+        return replace(self, stages=tuple(replace(s, limit=s.limit.times(scale)) for s in self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """What a card says of it."""
-        return {"start": "random weights", **_limit(self.limit)}
+        smaller = SHAPES[self.name].grown_from
+        start = (
+            "random weights" if smaller is None else f"{smaller}, widened and deepened without changing what it does"
+        )
+        return {"start": start, "stages": [{**_limit(s.limit), "revised_share": s.revised} for s in self.stages]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +59,12 @@ class VerifierRecipe:
     start: str
     writers: tuple[str, ...]
     stages: tuple[Stage, ...]
+    learning_rate: float
     seed: int = 1
 
     def scaled(self, scale: float) -> VerifierRecipe:
         """The same for `scale` times as long."""
-        stages = tuple(
-            Stage(limit=stage.limit.times(scale), sampled=stage.sampled, corrupted=stage.corrupted)
-            for stage in self.stages
-        )
-        return VerifierRecipe(name=self.name, start=self.start, writers=self.writers, stages=stages, seed=self.seed)
+        return replace(self, stages=tuple(replace(s, limit=s.limit.times(scale)) for s in self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         """What a card says of it."""
@@ -66,20 +77,42 @@ class VerifierRecipe:
 
 Recipe: TypeAlias = PolicyRecipe | VerifierRecipe
 
+_ALL = ("lab-small", "lab-medium", "lab-large")
+
 RECIPES: tuple[Recipe, ...] = (
-    PolicyRecipe(name="lab-small", limit=Limit(minutes=18)),
-    PolicyRecipe(name="lab-medium", limit=Limit(minutes=42)),
+    PolicyRecipe(
+        name="lab-small",
+        stages=(
+            PolicyStage(limit=Limit(tokens=9e6), revised=0.1),
+            PolicyStage(limit=Limit(tokens=12e6), revised=0.35),
+        ),
+    ),
+    PolicyRecipe(
+        name="lab-medium",
+        stages=(
+            PolicyStage(limit=Limit(tokens=14.7e6), revised=0.1),
+            PolicyStage(limit=Limit(tokens=20e6), revised=0.35),
+        ),
+    ),
+    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=9e6), revised=0.3),)),
+    VerifierRecipe(
+        name="lab-prm-small",
+        start="lab-small",
+        writers=_ALL,
+        stages=(Stage(limit=Limit(minutes=20), sampled=384, corrupted=384),),
+        learning_rate=8e-4,
+    ),
     VerifierRecipe(
         name="lab-prm",
-        start="lab-medium",
-        writers=("lab-small", "lab-medium"),
-        stages=(
-            Stage(limit=Limit(minutes=48), sampled=384, corrupted=768),
-            Stage(limit=Limit(minutes=92), sampled=512, corrupted=256),
-        ),
+        start="lab-large",
+        writers=_ALL,
+        stages=(Stage(limit=Limit(minutes=60), sampled=384, corrupted=256),),
+        learning_rate=4e-4,
     ),
 )
 """Minutes are those of one thread of an ordinary processor; another machine sees more or fewer tokens in them."""
+
+VERIFIERS: tuple[str, ...] = tuple(recipe.name for recipe in RECIPES if isinstance(recipe, VerifierRecipe))
 
 
 def recipe_of(name: str) -> Recipe | None:

@@ -16,18 +16,24 @@ __all__ = ["SHAPES", "Shape", "load_model", "new_model"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Width, layers, width inside the MLP, attention heads of 32, and the learning rate that suits them."""
+    """Width, layers, width inside the MLP, attention heads of 32, and the learning rate that suits them.
+
+    Weights are random at the start or, where `grown_from` names a smaller model, grown from it
+    (`planner.models.lab.grow`).
+    """
 
     hidden: int
     layers: int
     mlp: int
     heads: int
     learning_rate: float
+    grown_from: str | None = None
 
 
 SHAPES = {
     "lab-small": Shape(hidden=64, layers=4, mlp=192, heads=4, learning_rate=3e-3),
     "lab-medium": Shape(hidden=128, layers=4, mlp=384, heads=4, learning_rate=2e-3),
+    "lab-large": Shape(hidden=256, layers=6, mlp=768, heads=8, learning_rate=8e-4, grown_from="lab-medium"),
 }
 
 
@@ -42,7 +48,7 @@ def new_model(shape: Shape) -> LlamaForCausalLM:
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.heads,
             head_dim=32,
-            max_position_embeddings=512,
+            max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=BOS,
             eos_token_id=EOS,

@@ -74,7 +74,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         additional_special_tokens=list(SPECIAL[3:]),
         chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=512,
+        model_max_length=1024,
         padding_side="right",
     )
 

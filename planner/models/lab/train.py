@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from planner.errors import InputError
 from planner.models.lab.card import CARD, new_card, read_card, write_card
 from planner.models.lab.progress import Limit, Position, Tell
-from planner.models.lab.recipe import RECIPES, PolicyRecipe, Recipe, VerifierRecipe
+from planner.models.lab.recipe import RECIPES, PolicyStage, Recipe, VerifierRecipe
 from planner.models.lab.train_policy import train_policy
 from planner.models.lab.train_prm import train_prm
 
@@ -28,6 +29,8 @@ positive = "<+>"
 negative = "<->"
 """
 """How a verifier's input is written and read out, as `encode_steps` does it in training; `verifier.toml` beside it."""
+
+WEIGHTS = "model.safetensors"
 
 _MINUTE_OF_TOKENS = 300_000
 """A bar's length for a run that is limited by tokens: about what one thread sees in a minute."""
@@ -57,13 +60,13 @@ def train_laboratory(
     if not (scale > 0 and math.isfinite(scale)):
         raise InputError("cannot scale a run", field="scale", value=scale, expected="a positive number")
     scaled = [recipe.scaled(scale) for recipe in recipes]
-    total = sum(_minutes(_last_limit(recipe)) for recipe in scaled)
+    total = sum(_minutes(recipe.stages[-1].limit) for recipe in scaled)
     before = 0.0
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for recipe in scaled:
-            length = _minutes(_last_limit(recipe))
+            length = _minutes(recipe.stages[-1].limit)
 
             def tell(share: float, line: str, *, start: float = before, length: float = length) -> None:
                 if progress is not None:
@@ -80,24 +83,33 @@ def train_laboratory(
 
 
 def _train(recipe: Recipe, output: Path, checkpoint_minutes: float, tell: Tell) -> Position:
-    if isinstance(recipe, PolicyRecipe):
-        return train_policy(
-            recipe.name, output, recipe.limit, seed=recipe.seed, checkpoint_minutes=checkpoint_minutes, tell=tell
-        )
     position = Position()
-    length = _minutes(_last_limit(recipe))
+    length = _minutes(recipe.stages[-1].limit)
     for stage in recipe.stages:
         part = _minutes(stage.limit) / length
 
         def tell_of_all(share: float, line: str, *, part: float = part) -> None:
             tell(share * part, line)
 
+        if isinstance(stage, PolicyStage):
+            position = train_policy(
+                recipe.name,
+                output,
+                stage.limit,
+                revised=stage.revised,
+                seed=recipe.seed,
+                checkpoint_minutes=checkpoint_minutes,
+                tell=tell_of_all,
+            )
+            continue
+        assert isinstance(recipe, VerifierRecipe)
         position = train_prm(
             output / recipe.start / "export",
             {name: output / name / "export" for name in recipe.writers},
             output,
             stage.limit,
             name=recipe.name,
+            learning_rate=recipe.learning_rate,
             seed=recipe.seed,
             sampled=stage.sampled,
             corrupted=stage.corrupted,
@@ -108,9 +120,12 @@ def _train(recipe: Recipe, output: Path, checkpoint_minutes: float, tell: Tell) 
 
 
 def _publish(recipe: Recipe, position: Position, output: Path) -> None:
-    """Copy a finished model to where finished models lie."""
-    folder = output / "models" / recipe.name
-    shutil.copytree(output / recipe.name / "export", folder, dirs_exist_ok=True)
+    """Copy a finished model to where finished models lie, its weights in half precision: half the size, and what is
+    measured and shipped is the same. The config says float32, in which every engine then computes."""
+    folder, export = output / "models" / recipe.name, output / recipe.name / "export"
+    shutil.copytree(export, folder, dirs_exist_ok=True)
+    weights = {name: weight.half() for name, weight in load_file(export / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     if isinstance(recipe, VerifierRecipe):
         (folder / "verifier.toml").write_text(VERIFIER_TOML, encoding="utf-8")
     card = new_card(folder, recipe, minutes=position.seconds / 60, tokens=position.tokens)
@@ -118,10 +133,6 @@ def _publish(recipe: Recipe, position: Position, output: Path) -> None:
     # The same run's card may have been measured since.
     if not path.exists() or read_card(folder)["training"] != card["training"]:
         write_card(folder, card)
-
-
-def _last_limit(recipe: Recipe) -> Limit:
-    return recipe.limit if isinstance(recipe, PolicyRecipe) else recipe.stages[-1].limit
 
 
 def _minutes(limit: Limit) -> float:

@@ -22,11 +22,11 @@ from planner.models.lab.progress import (
     Limit,
     Position,
     Tell,
-    learning_rate,
     load_checkpoint,
     report_line,
     save_checkpoint,
     say,
+    scheduled,
     training_device,
 )
 from planner.models.lab.shapes import load_model
@@ -37,7 +37,6 @@ from planner.tasks.lab import worked_problems
 
 __all__ = ["prm_losses", "train_prm"]
 
-LEARNING_RATE = 6e-4
 EXTRA_LAYERS = 2
 BATCH_TOKENS = 2048
 ACCUMULATE = 1
@@ -53,8 +52,11 @@ def prm_losses(
 
     The judgement at tokens is a help for training only: it shows where in a step the error is.
     """
-    hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    signs = model.lm_head.weight[[MINUS, PLUS]]
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        signs = model.lm_head.weight[[MINUS, PLUS]]
+        words = model.lm_head(hidden[following != UNLABELLED])
+    hidden = hidden.float()
 
     def judged(labels: Tensor, chosen: Tensor) -> Tensor:
         if not bool(chosen.any()):
@@ -63,11 +65,7 @@ def prm_losses(
         return loss
 
     chosen = following != UNLABELLED
-    language = (
-        functional.cross_entropy(model.lm_head(hidden[chosen]), following[chosen])
-        if bool(chosen.any())
-        else hidden.sum() * 0.0
-    )
+    language = functional.cross_entropy(words.float(), following[chosen]) if bool(chosen.any()) else hidden.sum() * 0.0
     on_tokens = (judged(tokens, tokens == 1) + judged(tokens, tokens == 0)) / 2
     return judged(steps, steps != UNLABELLED), on_tokens, language
 
@@ -78,7 +76,8 @@ def train_prm(
     runs: Path,
     limit: Limit,
     *,
-    name: str = "lab-prm",
+    name: str,
+    learning_rate: float,
     seed: int = 1,
     sampled: int = SAMPLED_PROBLEMS,
     corrupted: int = CORRUPTED_PROBLEMS,
@@ -99,7 +98,7 @@ def train_prm(
     model = deepened(load_model(start), EXTRA_LAYERS, examples)
     model.to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
     )
     checkpoint = runs / name / "checkpoint.pt"
     position = load_checkpoint(checkpoint, model, optimizer)
@@ -126,7 +125,7 @@ def train_prm(
                 position.tokens += ids.numel()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for parameters in optimizer.param_groups:
-                parameters["lr"] = learning_rate(LEARNING_RATE, limit.share(position))
+                parameters["lr"] = scheduled(learning_rate, limit.share(position))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             position.step += 1
@@ -152,7 +151,9 @@ def train_prm(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"))
-    parser.add_argument("--start", type=Path, default=Path("runs/lab/lab-medium/export"))
+    parser.add_argument("--start", default="lab-large")
+    parser.add_argument("--writers", nargs="+", default=["lab-small", "lab-medium", "lab-large"])
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--tokens", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=1)
@@ -162,10 +163,11 @@ def main() -> None:
     parser.add_argument("--corrupted", type=int, default=CORRUPTED_PROBLEMS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    policies = {name: args.runs / name / "export" for name in ("lab-small", "lab-medium")}
+    policies = {name: args.runs / name / "export" for name in args.writers}
     limit = Limit(tokens=args.tokens, minutes=args.minutes)
     mix = {"sampled": args.sampled, "corrupted": args.corrupted}
-    train_prm(args.start, policies, args.runs, limit, name=args.name, seed=args.seed, **mix)
+    start, rate = args.runs / args.start / "export", args.learning_rate
+    train_prm(start, policies, args.runs, limit, name=args.name, learning_rate=rate, seed=args.seed, **mix)
 
 
 if __name__ == "__main__":
