@@ -244,12 +244,34 @@ def test_a_shipped_policy_model_answers_through_generate() -> None:
 
 
 @pytest.fixture(scope="module")
-def measured() -> dict[str, Any]:
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keep")
+
+
+@pytest.fixture(scope="module")
+def measured(keep: Path) -> dict[str, Any]:
     stages: list[tuple[int, int, str]] = []
-    result = evaluate_laboratory(problems=36, samples=4, seed=1, progress=lambda *told: stages.append(told))
+    result = evaluate_laboratory(problems=36, samples=4, seed=1, keep=keep, progress=lambda *told: stages.append(told))
     assert [done for done, _, _ in stages] == list(range(10))
     assert {total for _, total, _ in stages} == {9}
     return result
+
+
+def test_an_interrupted_measurement_goes_on(measured: dict[str, Any], keep: Path, tmp_path: Path) -> None:
+    for file in keep.iterdir():
+        shutil.copy(file, tmp_path)
+    (cut,) = tmp_path.glob("lab-prm-of-lab-small-*.json")
+    whole = cut.read_text()
+    cut.write_text(whole[: len(whole) // 2])
+    (gone,) = tmp_path.glob("lab-prm-of-lab-medium-*.json")
+    gone.unlink()
+    (drawn,) = tmp_path.glob("lab-large-*.json")
+    drawn.write_text(json.dumps([[["#### none"]] * 4] * 36))
+    again = evaluate_laboratory(problems=36, samples=4, seed=1, keep=tmp_path)
+    assert cut.read_text() == whole
+    assert gone.exists()
+    assert again["policies"][:2] == measured["policies"][:2]
+    assert again["policies"][2]["pass_at_1"] == 0
 
 
 @pytest.fixture

@@ -58,6 +58,9 @@ def evaluate(
     write_cards: Annotated[
         bool, typer.Option("--write-cards", help="Put the figures into the models' cards instead of comparing.")
     ] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep what was drawn and scored here; an interrupted run goes on from it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +75,7 @@ def evaluate(
 
     home = folder or shipped("models", "lab")
     with progress_bar("measure", quiet=quiet or as_json) as advance:
-        result = evaluate_laboratory(home, problems=problems, samples=samples, seed=seed, progress=advance)
+        result = evaluate_laboratory(home, problems=problems, samples=samples, seed=seed, keep=keep, progress=advance)
     if not as_json:
         _show(result)
     if write_cards:

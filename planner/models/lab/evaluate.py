@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +16,12 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from planner.core import stable_hash
 from planner.errors import InputError
+from planner.models.checkpoint import file_digests
 from planner.models.lab.crossovers import buckets_of, crossovers
 from planner.models.lab.judge import step_scores
+from planner.models.lab.kept import Kept
 from planner.models.lab.measure import (
     Floats,
     auc_pooled,
@@ -59,6 +63,7 @@ def evaluate_laboratory(
     seed: int = 0,
     policies: Sequence[str] = tuple(SHAPES),
     verifiers: Sequence[str] = VERIFIERS,
+    keep: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
@@ -66,7 +71,8 @@ def evaluate_laboratory(
     `folder` holds one folder for each model; by default the shipped ones. Figures come with their standard errors over
     problems, which repeat their structure under `standard_errors`; what every problem contributed is listed too. AUC
     within problems compares right with wrong answers to the same problem; an AUC is None where there is nothing to
-    compare. `progress` is called with (stages done, stages in all, what comes next).
+    compare. What was drawn and scored is kept under `keep`, and taken from there where weights, problems and settings
+    are the same. `progress` is called with (stages done, stages in all, what comes next).
 
     Raises:
         InputError: a folder without one of the models, or a split or numbers that cannot be.
@@ -79,6 +85,8 @@ def evaluate_laboratory(
         if value < 1:
             raise InputError("nothing to measure", field=field, value=value, expected="at least 1")
     chosen = worked_problems(split, problems, seed=seed)
+    kept = Kept(keep)
+    questions = stable_hash([problem.question for problem in chosen])
     stages = len(policies) * (1 + len(verifiers))
     done = 0
 
@@ -96,11 +104,21 @@ def evaluate_laboratory(
         "verifiers": [],
     }
     sampled: dict[str, list[list[Attempt]]] = {}
+    made_from: dict[str, tuple[Any, ...]] = {}
     scored: dict[str, dict[str, _Tables]] = {}
     for name in policies:
         begin(f"{name} answers")
         model, tokenizer = _load(folder / name)
-        sampled[name] = attempts_by(model, tokenizer, chosen, samples, temperature=temperature, seed=seed + 1)
+
+        def draw(model: LlamaForCausalLM = model, tokenizer: PreTrainedTokenizerFast = tokenizer) -> list[Any]:
+            drawn = attempts_by(model, tokenizer, chosen, samples, temperature=temperature, seed=seed + 1)
+            return [[attempt.steps for attempt in group] for group in drawn]
+
+        made_from[name] = (file_digests(folder / name), questions, samples, temperature, seed)
+        sampled[name] = [
+            [Attempt(problem, tuple(steps)) for steps in group]
+            for problem, group in zip(chosen, kept.value(name, made_from[name], draw), strict=True)
+        ]
         result["policies"].append(
             {"name": name, "parameters": _parameters(model), **_policy_figures(sampled[name], chosen)}
         )
@@ -110,7 +128,13 @@ def evaluate_laboratory(
         by_policy, scored[name] = {}, {}
         for policy, groups in sampled.items():
             begin(f"{name} scores {policy}")
-            tables = scored[name][policy] = _answer_scores(model, tokenizer, groups)
+            flat = [attempt for group in groups for attempt in group]
+            scores = kept.value(
+                f"{name}-of-{policy}",
+                (file_digests(folder / name), made_from[policy]),
+                partial(step_scores, model, tokenizer, flat),
+            )
+            tables = scored[name][policy] = _answer_scores(scores, samples)
             by_policy[policy] = _verifier_figures(tables, groups)
             done += 1
         result["verifiers"].append({"name": name, "parameters": _parameters(model), **_by_figure(by_policy)})
@@ -163,16 +187,13 @@ def _policy_figures(groups: Sequence[Sequence[Attempt]], problems: Sequence[Work
 _Tables: TypeAlias = dict[str, Sequence[Sequence[float]]]
 
 
-def _answer_scores(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, groups: Sequence[Sequence[Attempt]]
-) -> _Tables:
-    """Every answer's score by each aggregation: rule -> (problems, samples)."""
-    flat = step_scores(model, tokenizer, [attempt for group in groups for attempt in group])
-    size = len(groups[0])
+def _answer_scores(step_scores: Sequence[Sequence[float]], size: int) -> _Tables:
+    """Every answer's score by each aggregation, rule -> (problems, samples), from its steps' scores; `size` answers a
+    problem."""
     tables: _Tables = {}
     for rule, aggregate in _AGGREGATIONS.items():
         # An attempt without a step has no answer either: it is wrong, and nothing chooses it.
-        values = [aggregate(scores) if scores else 0.0 for scores in flat]
+        values = [aggregate(scores) if scores else 0.0 for scores in step_scores]
         tables[rule] = [values[first : first + size] for first in range(0, len(values), size)]
     return tables
 
@@ -231,9 +252,20 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--split", default="held_out")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--policies", nargs="*", default=list(SHAPES))
+    parser.add_argument("--verifiers", nargs="*", default=list(VERIFIERS))
+    parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    figures = evaluate_laboratory(args.folder, problems=args.problems, samples=args.samples, split=args.split)
+    figures = evaluate_laboratory(
+        args.folder,
+        problems=args.problems,
+        samples=args.samples,
+        split=args.split,
+        policies=args.policies,
+        verifiers=args.verifiers,
+        keep=args.keep,
+    )
     print(json.dumps(figures, indent=1))
 
 

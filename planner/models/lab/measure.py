@@ -158,7 +158,8 @@ def curves(solved: dict[str, Floats], budgets: Sequence[int], *, seed: int = 0) 
     """Mean accuracy at each of `budgets` and, at the largest, each rule's paired difference to majority with a 95 %
     interval that resamples problems; `solved` is what `solve_rates` gives.
 
-    `falls` is, for each plain best-of-n, how far the largest budget lies below the best one, likewise.
+    `falls` is, for each plain best-of-n, how far the largest budget lies below the best one, likewise; which one is the
+    best is told, for each problem, by the other half of the problems, so that luck in choosing it does not count.
     """
     problems = solved["majority"].shape[1]
     rng = np.random.default_rng(seed)
@@ -173,9 +174,11 @@ def curves(solved: dict[str, Floats], budgets: Sequence[int], *, seed: int = 0) 
         if name == "majority":
             continue
         gains[name] = interval(table[-1] - solved["majority"][-1])
-        peak = int(table.mean(1).argmax())
         if name.startswith("best:"):
-            falls[name] = {"best_n": budgets[peak], **interval(table[-1] - table[peak])}
+            halves = [table[:, 1::2].mean(1).argmax(), table[:, ::2].mean(1).argmax()] if problems > 1 else [0]
+            peaks = np.resize(halves, problems)
+            fall = table[-1] - table[peaks, np.arange(problems)]
+            falls[name] = {"best_n": budgets[int(table.mean(1).argmax())], **interval(fall)}
     return {
         "n": list(budgets),
         "accuracy": {name: [float(v) for v in table.mean(1)] for name, table in solved.items()},

@@ -94,11 +94,11 @@ RECIPES: tuple[Recipe, ...] = (
             PolicyStage(limit=Limit(tokens=20e6), revised=0.35),
         ),
     ),
-    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=9e6), revised=0.3),)),
+    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=6.5e6), revised=0.3),)),
     VerifierRecipe(
         name="lab-prm-small",
         start="lab-small",
-        writers=_ALL,
+        writers=("lab-small", "lab-medium"),
         stages=(Stage(limit=Limit(minutes=20), sampled=384, corrupted=384),),
         learning_rate=8e-4,
     ),
