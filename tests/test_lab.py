@@ -26,7 +26,16 @@ from planner.models.lab.card import compare_with_cards, read_card, write_card, w
 from planner.models.lab.crossovers import crossovers
 from planner.models.lab.evaluate import evaluate_laboratory
 from planner.models.lab.grow import grow
-from planner.models.lab.measure import auc, auc_pooled, auc_within, aucs_within, policy_figures, standard_error
+from planner.models.lab.measure import (
+    auc,
+    auc_pooled,
+    auc_within,
+    aucs_within,
+    curves,
+    policy_figures,
+    solve_rates,
+    standard_error,
+)
 from planner.models.lab.mistakes import KINDS, first_mistake, verifier_mistakes
 from planner.models.lab.progress import Limit, Position
 from planner.models.lab.recipe import RECIPES, VERIFIERS, PolicyRecipe, PolicyStage, Stage, VerifierRecipe, recipe_of
@@ -272,6 +281,20 @@ def test_an_interrupted_measurement_goes_on(measured: dict[str, Any], keep: Path
     assert gone.exists()
     assert again["policies"][:2] == measured["policies"][:2]
     assert again["policies"][2]["pass_at_1"] == 0
+
+
+def test_a_verifier_that_loves_one_wrong_answer_makes_best_of_n_fall() -> None:
+    answers = [["1"] * 6 + ["2", "3"]] * 40
+    right = [[answer == "1" for answer in row] for row in answers]
+    scores = {"last": [[0.5, 0.6, 0.5, 0.4, 0.5, 0.5, 0.9, 0.95]] * 40}
+    found = curves(solve_rates(answers, right, scores, [1, 2, 4, 8]), [1, 2, 4, 8])
+    assert found["accuracy"]["best:last"][-1] == 0
+    assert found["accuracy"]["majority"][-1] == 1
+    assert found["accuracy"]["weighted:last"][-1] == 1
+    assert found["gain_over_majority"]["best:last"]["mean"] == -1
+    fall = found["falls"]["best:last"]
+    assert fall["best_n"] == 1
+    assert fall["low"] < -found["accuracy"]["best:last"][0] < fall["high"] < -0.7
 
 
 @pytest.fixture
