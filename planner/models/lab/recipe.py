@@ -85,6 +85,7 @@ RECIPES: tuple[Recipe, ...] = (
         stages=(
             PolicyStage(limit=Limit(tokens=9e6), revised=0.1),
             PolicyStage(limit=Limit(tokens=12e6), revised=0.35),
+            PolicyStage(limit=Limit(tokens=20e6), revised=0.2),
         ),
     ),
     PolicyRecipe(
@@ -94,20 +95,20 @@ RECIPES: tuple[Recipe, ...] = (
             PolicyStage(limit=Limit(tokens=20e6), revised=0.35),
         ),
     ),
-    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=6.5e6), revised=0.3),)),
+    PolicyRecipe(name="lab-large", stages=(PolicyStage(limit=Limit(tokens=5.5e6), revised=0.3),)),
     VerifierRecipe(
         name="lab-prm-small",
         start="lab-small",
         writers=("lab-small", "lab-medium"),
-        stages=(Stage(limit=Limit(minutes=20), sampled=384, corrupted=384),),
+        stages=(Stage(limit=Limit(tokens=3e6), sampled=384, corrupted=384),),
         learning_rate=8e-4,
     ),
     VerifierRecipe(
         name="lab-prm",
         start="lab-large",
         writers=_ALL,
-        stages=(Stage(limit=Limit(minutes=60), sampled=384, corrupted=256),),
-        learning_rate=4e-4,
+        stages=(Stage(limit=Limit(minutes=45), sampled=384, corrupted=256),),
+        learning_rate=3e-4,
     ),
 )
 """Minutes are those of one thread of an ordinary processor; another machine sees more or fewer tokens in them."""

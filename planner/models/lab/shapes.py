@@ -33,7 +33,7 @@ class Shape:
 SHAPES = {
     "lab-small": Shape(hidden=64, layers=4, mlp=192, heads=4, learning_rate=3e-3),
     "lab-medium": Shape(hidden=128, layers=4, mlp=384, heads=4, learning_rate=2e-3),
-    "lab-large": Shape(hidden=256, layers=6, mlp=768, heads=8, learning_rate=8e-4, grown_from="lab-medium"),
+    "lab-large": Shape(hidden=256, layers=6, mlp=768, heads=8, learning_rate=3e-4, grown_from="lab-medium"),
 }
 
 
