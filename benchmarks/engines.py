@@ -112,7 +112,7 @@ def answers(engine: VllmEngine, problems: Sequence[Problem], stop: tuple[str, ..
         requests, waiting = requests + len(waiting), []
         for future in wait(under_way, return_when=FIRST_COMPLETED).done:
             request, pending = under_way.pop(future)
-            made = pending.completion()
+            made = pending.result()
             tokens, computed = tokens + made.generated_tokens, computed + made.prompt_tokens - made.cached_tokens
             if made.finish == "stop":
                 waiting.append(replace(request, prefix=request.prefix + made.text))

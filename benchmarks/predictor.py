@@ -52,9 +52,10 @@ def main() -> None:
                 low, high = f["difference_ci"]
                 rank = "none" if f["spearman"] is None else f"{f['spearman']:.3f}"
                 difference = f"{f['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+                error = "{:.3f} [{:.3f}, {:.3f}]".format(f["calibration_error"], *f["calibration_error_ci"])
                 print(
                     f"{path} {by}: {way:10} log loss {f['log_loss']:.4f}, against the base rate {difference}, "
-                    f"rank correlation {rank}, calibration error {f['calibration_error']:.3f}"
+                    f"rank correlation {rank}, calibration error {error}"
                 )
 
 

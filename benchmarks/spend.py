@@ -1,10 +1,11 @@
 """The search's spend and what it finds, against an exhaustive grid of live strategies, on the laboratory.
 
-    python benchmarks/spend.py [--folder runs/spend] [--models FOLDER] [--json]
+    python benchmarks/spend.py [--folder runs/spend] [--models FOLDER] [--dry-run] [--json]
 
-The grid runs every configuration (beam search, DVTS and REBASE by models, n up to 16, expansions, temperatures; 60 in
-all) on 150 problems, about an hour of one core; its runs stay in the folder, and the script goes on where it stopped. A
-request that several runs have in common (first steps above all) counts once in the grid, as it does in the search.
+The grid runs every configuration (beam search, DVTS, REBASE and particle filtering by models, n up to 16, expansions,
+temperatures; 68 in all, no two of which do the same) on 150 problems, about an hour of one core, which --dry-run
+estimates from a few runs; its runs stay in the folder, and the script goes on where it stopped. A request that several
+runs have in common (first steps above all) counts once in the grid, as it does in the search.
 
 The search then races the same configurations on the same problems, over several seeds, with those runs replayed and
 its requests counted. What the grid recommends (its front by means over all runs) and what the search recommends (its
@@ -19,6 +20,8 @@ import argparse
 import itertools
 import json
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +47,8 @@ Floats = NDArray[np.float64]
 
 MODELS, VERIFIER = ("lab-small", "lab-medium"), "lab-prm"
 PROBLEMS, PIECE = 150, 75
+TRIAL = 24
+"""Problems that --dry-run runs."""
 SHARES = (0.1, 0.2)
 SEEDS = 10
 
@@ -53,11 +58,16 @@ def grid() -> list[tuple[dict[str, Any], str]]:
     steps = {"max_steps": 24, "max_step_tokens": 48}
     specs = []
     for n, m, t, name in itertools.product((4, 8, 16), (2, 4), (0.4, 0.8), ("beam_search", "dvts")):
+        if name == "dvts" and n == m:
+            continue  # a single subtree: the beam search of the same n
         fields = {**steps, "n": n, "expansions": m, "temperature": t, "selection": "vote"}
         specs.append({"strategy": name, "hyperparameters": fields})
     for n, b in itertools.product((4, 8, 16), (0.1, 0.2)):
         fields = {**steps, "n": n, "balance_temperature": b, "temperature": 0.8}
         specs.append({"strategy": "rebase", "hyperparameters": fields})
+    for n, w in itertools.product((4, 8, 16), (0.5, 1.0)):
+        fields = {**steps, "n": n, "resampling_temperature": w, "temperature": 0.8, "selection": "vote"}
+        specs.append({"strategy": "particle_filtering", "hyperparameters": fields})
     return [(spec, model) for spec in specs for model in MODELS]
 
 
@@ -75,7 +85,7 @@ class Maker:
 
     def __init__(self, folder: Path, models: str | None, split: str) -> None:
         kind = "lab:" if models is None else f"transformers:{models}/"
-        self.folder, self.split = folder, split
+        self.folder, self.split, self.models = folder, split, models
         self.task: Task = load_task("lab", count=PROBLEMS, split=split, seed=11)
         path = folder / f"bank-{split}"
         bank = Bank.open(path) if (path / "manifest.json").exists() else Bank.create(path, {"source": "profile"})
@@ -91,8 +101,12 @@ class Maker:
         makers = Makers(engines=engines, verifier=self._verifier, task=self.task, max_batch=256)
         self.runs = LiveRuns.open(makers, bank, asked=asked)
 
+    def log(self, number: int) -> Path:
+        """The requests of a configuration's runs; there when all of them were made."""
+        return self.folder / f"log-{self.split}-{number:03d}.json"
+
     def make(self, number: int, spec: Mapping[str, Any], model: str) -> None:
-        path = self.folder / f"log-{self.split}-{number:03d}.json"
+        path = self.log(number)
         if path.exists():
             return
         self._log.clear()
@@ -118,7 +132,7 @@ class Maker:
             found = self.runs.run([(from_dict(spec), model, p) for p in self.task.problems])
             correct.append([float(bool(o.correct)) for o in found])
             flops.append([o.cost for o in found])
-            log = json.loads((self.folder / f"log-{self.split}-{number:03d}.json").read_text())["requests"]
+            log = json.loads(self.log(number).read_text())["requests"]
             requests.append([log[p.problem_id] for p in self.task.problems])
         return Table(np.array(correct), np.array(flops), requests)
 
@@ -161,6 +175,30 @@ def tokens_of(table: Table) -> int:
     return sum({key: n for row in table.requests for run in row for key, n in run}.values())
 
 
+def estimate(maker: Maker) -> dict[str, Any]:
+    """Tokens and processor seconds of the grid's runs that are not in the folder, from a few runs of the smallest n of
+    each strategy and model; tokens rise with n, and requests that runs have in common count each time, so both are
+    upper bounds."""
+    todo = [(spec, model) for i, (spec, model) in enumerate(grid()) if not maker.log(i).exists()]
+    rates: dict[tuple[str, str], tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Maker(Path(folder), maker.models, maker.split)
+        for spec, model in grid():
+            if (key := (spec["strategy"], model)) in rates:
+                continue
+            before, started = trial.runs.generated_tokens, time.process_time()
+            trial.runs.run([(from_dict(spec), model, p) for p in trial.task.problems[:TRIAL]])
+            tokens = trial.runs.generated_tokens - before
+            paths = TRIAL * spec["hyperparameters"]["n"]
+            rates[key] = tokens / paths, (time.process_time() - started) / paths
+    runs = [(rates[spec["strategy"], model], PROBLEMS * spec["hyperparameters"]["n"]) for spec, model in todo]
+    return {
+        "configurations": len(grid()), "to_make": len(todo), "problems": PROBLEMS,
+        "tokens": round(sum(rate[0] * paths for rate, paths in runs)),
+        "seconds": sum(rate[1] * paths for rate, paths in runs),
+    }  # fmt: skip
+
+
 def area(members: Sequence[int], accuracy: Floats, log_cost: Floats, worst: float, dearest: float) -> float:
     chosen = np.array(members)
     return hypervolume(accuracy[chosen], log_cost[chosen], worst=worst, dearest=dearest)
@@ -170,11 +208,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/spend"))
     parser.add_argument("--models", help="folder with lab-small, lab-medium and lab-prm; default: the shipped ones")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="estimate tokens and seconds of what is left of the grid"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     configurations = grid()
     maker = Maker(args.folder, args.models, "profile")
+    if args.dry_run:
+        found = estimate(maker)
+        told = (
+            f"{found['to_make']} of {found['configurations']} configurations x {PROBLEMS} problems are to be made: "
+            f"at most {found['tokens']:,} tokens, {found['seconds'] / 60:.0f} minutes of processor time (and about a "
+            "third more for the held-out problems)"
+        )
+        print(json.dumps(found) if args.json else told)
+        return
     for number, (spec, model) in enumerate(configurations):
         maker.make(number, spec, model)
     everything = list(range(len(configurations)))

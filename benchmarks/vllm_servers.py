@@ -1,4 +1,5 @@
-"""Real vLLM servers of laboratory models for benchmarks, and what a server itself counts of what it did."""
+"""Real vLLM servers of laboratory models, for benchmarks and tests/on_vllm, and what a server itself counts of what it
+did."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from planner.models.cards import load_card
 from planner.models.pooling_verifier import vllm_flags
 from planner.models.shipped import shipped
 
+# Nothing is fetched or reported, and nothing is compiled, which would take longer than it saves.
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -117,10 +119,11 @@ def _serving(python: Path, folder: Path, log: Path, flags: list[str]) -> Iterato
         folder.name, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
         "--distributed-executor-backend", "uni", *flags,
     ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | SETTINGS
     with (
         log.open("wb") as out,
         subprocess.Popen(  # noqa: S603 # of this file's own making
-            command, stdout=out, stderr=out, env=os.environ | SETTINGS
+            command, stdout=out, stderr=out, env=environment
         ) as process,
     ):
 

@@ -19,9 +19,11 @@ from planner.budget import Budget
 from planner.core import Problem, stable_hash
 from planner.errors import CapabilityError, InputError
 from planner.policy.chooser import Chooser, share_budget
+from planner.policy.equipment import models_of, name_engine, require_runnable
 from planner.policy.folder import read_policy
 from planner.policy.plan import Plan, Solution
 from planner.policy.predictor import DifficultyPredictor
+from planner.policy.probe import Probe, ProbedSolve
 
 if TYPE_CHECKING:
     from planner.models.protocols import Engine, Verifier
@@ -44,6 +46,7 @@ class Planner:
         self.document = document
         self.predictor = predictor
         self.chooser = Chooser(document, predictor, warning)
+        self.probe = Probe.from_policy(document, predictor, warning, where="policy.json")
 
     @property
     def unit(self) -> str:
@@ -57,7 +60,7 @@ class Planner:
         Raises BudgetError where the budget cannot be read, converted, or pays for no plan; for seconds, where the
         policy's engines were not timed.
         """
-        return Plan(self.chooser.decide((prompt,), Budget.parse(budget)), 0)
+        return Plan(self.chooser.decide((prompt,), Budget.parse(budget), probing=True), 0)
 
     def choose_many(
         self,
@@ -77,7 +80,7 @@ class Planner:
         if not prompts:
             return []
         if budget is not None:
-            return self.chooser.decide(prompts, Budget.parse(budget)).plans()
+            return self.chooser.decide(prompts, Budget.parse(budget), probing=True).plans()
         assert total_budget is not None
         return share_budget(self.chooser, prompts, Budget.parse(total_budget)).plans()
 
@@ -104,8 +107,11 @@ class Planner:
         engine: Engine | Mapping[str, Engine] | None = None,
         verifier: Verifier | None = None,
     ) -> Solution:
-        """Choose a plan and run it; what it spends, verifier included, never exceeds the budget. Seconds count from
-        when the plan has been chosen; an answer that is not there in time has outcome `out_of_budget`.
+        """Choose a plan and run it; what it spends, verifier and probe included, never exceeds the budget. Seconds
+        count from when the plan has been chosen; an answer that is not there in time has outcome `out_of_budget`.
+
+        Where the plan begins with a probe (`Plan.probe`), its samples are drawn first and the plan is chosen again by
+        what they show; they are the first samples of the new plan where it draws such. `Solution.plan` is the new one.
 
         Without `engine` the laboratory's models named by the policy are loaded. With one, only plans for it (or for
         the engines of the mapping, by policy model) are considered, and without `verifier` only plans that need none.
@@ -116,20 +122,33 @@ class Planner:
         problem = prompt if isinstance(prompt, Problem) else self.problem(prompt)
         parsed = Budget.parse(budget)
         engines, verifier, allowed = self.equip(engine, verifier)
-        plan = Plan(self.chooser.decide((problem.prompt,), parsed, allowed=allowed), 0)
+        plan = Plan(self.chooser.decide((problem.prompt,), parsed, allowed=allowed, probing=True), 0)
+        probed = self._probed(plan, parsed, engines, verifier)
         runner = engines.get(plan.policy_model)
         if runner is None:
             raise CapabilityError("no engine for the plan's policy model", field="engine", value=plan.policy_model)
         cap = self.chooser.cap_flops(parsed, runner.info.shape)
-        job = Job(problem=problem, spec=plan.spec, budget_flops=cap, budget_seconds=parsed.seconds)
+        spec, asks = (plan.spec, plan.verifier is not None) if probed is None else (probed, probed.needs_verifier)
+        job = Job(problem=problem, spec=spec, budget_flops=cap, budget_seconds=parsed.seconds)
         run = run_flows(
             [job],
             engines,
-            verifier if plan.verifier else None,
+            verifier if asks else None,
             default_policy_model=plan.policy_model,
             latency=self.chooser.latency,
         )[0]
-        return solution_of(plan, run)
+        return solution_of(plan if probed is None else probed.plan, run)
+
+    def _probed(
+        self, plan: Plan, budget: Budget, engines: Mapping[str, Engine], verifier: Verifier | None
+    ) -> ProbedSolve | None:
+        """The plan's probe with what may follow it on these engines; None where it has none, or none can run."""
+        if self.probe is None or not plan.probe:
+            return None
+        allowed = self.probe.runs_on(engines, verifier)
+        if allowed is None or not self.probe.fits(self.chooser.amount(budget), allowed):
+            return None
+        return ProbedSolve(self.probe, plan, budget, allowed)
 
     # --- engines --------------------------------------------------------------------------------------------------
 
@@ -150,27 +169,13 @@ class Planner:
         if engine is None:
             from planner.models.shipped import lab_engine, lab_verifier
 
-            names = dict.fromkeys(plan["policy_model"] for plan in plans)
+            names = dict.fromkeys(model for plan in plans for model in models_of(plan))
             named = next((plan["verifier"] for plan in plans if plan["verifier"]), None)
             if verifier is None and named is not None:
                 verifier = lab_verifier(named)
             return {name: lab_engine(name) for name in names}, verifier, None
-        if isinstance(engine, Mapping):
-            engines: Mapping[str, Engine] = engine
-        else:
-            models = {plan["policy_model"] for plan in plans}
-            own = engine.info.name
-            engines = {own if own in models or len(models) > 1 else models.pop(): engine}
-        runs = [p["policy_model"] in engines and (p["verifier"] is None or verifier is not None) for p in plans]
-        if not any(runs):
-            raise CapabilityError(
-                "no plan of this policy can run on it",
-                field="engine",
-                value=sorted(engines),
-                expected=" or ".join(sorted({p["policy_model"] for p in plans})),
-                hint="A policy holds for its own policy models: profile and fit yours",
-            )
-        return engines, verifier, np.array(runs)
+        engines = engine if isinstance(engine, Mapping) else {name_engine(plans, engine.info.name): engine}
+        return engines, verifier, require_runnable(plans, engines, verifier)
 
 
 def solution_of(plan: Plan, run: Run) -> Solution:

@@ -222,7 +222,7 @@ class Cost:
 
 def split_steps(text: str, separator: str) -> tuple[str, ...]:
     """The non-blank steps of a text; a trailing separator makes no empty step."""
-    return tuple(part for part in text.split(separator) if part.strip())
+    return tuple([part for part in text.split(separator) if part.strip()])
 
 
 def join_steps(steps: tuple[str, ...], separator: str) -> str:

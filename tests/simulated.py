@@ -41,16 +41,18 @@ def simulate(
     greedy: bool = True,
     scores: bool = True,
     flops: bool = True,
+    levels: tuple[float, ...] = (0.9, 0.6, 0.3, 0.03),
+    told: bool = True,
     seed: int = 0,
 ) -> tuple[FakeBank, np.ndarray]:
-    """Success probability p of each problem is its prompt's length class plus noise; wrong answers are spread over
-    four.
+    """Success probability p of each problem is its class's level plus noise; wrong answers are spread over four. The
+    prompt's length tells the class, unless it is not to be `told`.
 
     A sample of model m is right with p ** (1 / m); scores are p(right) with noise. Returns the bank and p, [problems].
     """
     rng = np.random.default_rng(seed)
     hardness = rng.integers(0, 4, problems)
-    p = np.clip(np.array([0.9, 0.6, 0.3, 0.03])[hardness] + rng.normal(0, 0.04, problems), 0.005, 0.98)
+    p = np.clip(np.array(levels)[hardness] + rng.normal(0, 0.04, problems), 0.005, 0.98)
     rows: list[dict[str, Any]] = []
     for name, strength in (models or {"small": 1.0}).items():
         plan = [(t, n, "score") for t in temperatures] + [(temperatures[0], difficulty, "difficulty")] * bool(
@@ -60,7 +62,7 @@ def simulate(
         for temperature, count, role in plan:
             right = rng.random((problems, count)) < (p ** (1 / strength))[:, None]
             wrong = rng.integers(0, 4, (problems, count))
-            tokens = rng.integers(20, 60, (problems, count)) * (1 + hardness[:, None])
+            tokens = rng.integers(20, 60, (problems, count)) * (1 + told * hardness[:, None])
             level = np.clip(0.3 + 0.4 * right + rng.normal(0, 0.2, right.shape), 0.01, 0.99)
             for i in range(problems):
                 for j in range(count):
@@ -87,7 +89,9 @@ def simulate(
     table = pd.DataFrame(
         {
             "problem_id": [f"p{i}" for i in range(problems)],
-            "prompt": [f"Compute {' + '.join(str(rng.integers(1, 99)) for _ in range(2 + 3 * h))}." for h in hardness],
+            "prompt": [
+                f"Compute {' + '.join(str(rng.integers(1, 99)) for _ in range(2 + 3 * h * told))}." for h in hardness
+            ],
             "group": [f"g{h}" for h in hardness],
         }
     )

@@ -41,6 +41,46 @@ def _cost(strategy: str, n: int) -> dict[str, float]:
     return parts
 
 
+def _audit(model: str, bucket_counts: dict[str, int]) -> dict[str, Any]:
+    """A verifier's audit that is 0.7 within problems, 0.9 pooled, and over-optimised beyond N = 8."""
+    grid = np.linspace(0, 1, 21)
+    names = {"verifier": "prm", "policy_model": model, "temperature": 0.8, "aggregation": "last"}
+    figures = [
+        names
+        | {"bucket": bucket, "problems": 300, "problems_with_both": 120, "auc_within": auc, "auc_pooled": 0.9,
+           "auc_within_ci": [auc - 0.05, auc + 0.05], "calibration_error": 0.08,
+           "length_correlation": {"right": 0.02, "wrong": -0.3}}
+        for bucket, auc in (("all", 0.7), ("hard", 0.6), ("medium", 0.7), ("easy", 0.8))
+    ]  # fmt: skip
+    side = [{"length": x, "score": 0.5, "ci": [0.4, 0.6], "n": 50} for x in (0.8, 1.0, 1.3)]
+    bins = [{"predicted": x, "true": x * x, "ci": [x * x - 0.02, x * x + 0.02], "n": 90} for x in (0.2, 0.5, 0.8)]
+    curves = names | {
+        "roc": {"wrong_accepted": grid.tolist(), "within": (grid**0.43).tolist(), "pooled": (grid**0.11).tolist()},
+        "calibration": bins,
+        "length": {"right": side, "wrong": [b | {"score": 0.3, "ci": [0.2, 0.4]} for b in side]},
+    }
+    by_n = [
+        names | {"bucket": bucket, "selection": rule, "n": [2, 4, 8, 16], "accuracy": level, "stops_at": stop}
+        for bucket in ("all", *bucket_counts)
+        for rule, level, stop in (("max", [0.3, 0.4, 0.45, 0.35], 8), ("vote", [0.3, 0.4, 0.45, 0.46], None))
+    ]
+    masked = [
+        {"configuration": f"best_of_n(n=16, temperature=0.8) {model}", "reason": "more samples lower its accuracy"}
+    ]
+    return {"figures": figures, "curves": [curves], "best_of_n": by_n, "masked": masked}
+
+
+def _sizes(small: str, large: str) -> list[dict[str, Any]]:
+    """The small model is better on easy problems, worse on hard ones, and nothing is shown elsewhere."""
+    return [
+        {"small": small, "large": large, "times": 14.0, "r": r, "allowed": 14 + 39 / r, "bucket": bucket, "problems": 100,
+         "small_accuracy": 0.5 + gap, "large_accuracy": 0.5, "difference": gap, "ci": [gap - 0.05, gap + 0.05],
+         "spent": 12.0, "plan": f"majority(n=16, temperature=0.8) {small}"}
+        for r in (0.16, 0.79, 22.0)
+        for bucket, gap in (("all", 0.01), ("hard", -0.2), ("medium", 0.0), ("easy", 0.1))
+    ]  # fmt: skip
+
+
 def simulated_policy(
     folder: Path,
     *,
@@ -101,7 +141,7 @@ def simulated_policy(
             values.append(acc)
     matrix, totals = np.stack(values, 1), np.array([q["cost"]["easy"]["total"] for q in plans])
     reference = totals[0]
-    table, evaluated = [], []
+    table, evaluated, per_problem = [], [], []
 
     def estimate(acc: np.ndarray) -> dict[str, Any]:
         half = 1.96 * float(np.sqrt(np.mean(acc * (1 - acc)) / problems))
@@ -144,6 +184,7 @@ def simulated_policy(
             "policy_oracle_difficulty": np.clip(mine, 0, 1),
             "oracle": matrix[:, fits].max(1),
         }
+        per_problem.append(" ".join(f"{1000 * v:.0f}" for v in accuracies["policy"]))
         picked = {"policy": None, "best_fixed": fixed, "policy_oracle_difficulty": None, "oracle": None}
         for method, strategy in (
             ("majority", "majority"),
@@ -230,7 +271,7 @@ def simulated_policy(
         "unit": unit,
         "reference_cost": float(reference),
         "fingerprints": {"policy": "simulated"},
-        "policy_models": {"small-model": {"parameters": 12_345_678}},
+        "policy_models": {"small-model": {"parameters": 12_345_678}, "large-model": {"parameters": 172_839_492}},
         "verifier": {"name": "prm"} if verifier else None,
         "task": {"name": HOSTILE if hostile else "simulated problems (test fixture)"},
         "bucket_edges": BUCKETS,
@@ -266,6 +307,10 @@ def simulated_policy(
             "base_log_loss": 0.671,
             "spearman": 0.83,
             "calibration_error": 0.061,
+            "features": [
+                {"feature": "number_count", "gain_share": 0.6},
+                {"feature": HOSTILE if hostile else "n_digit", "gain_share": 0.3},
+            ],
             "confusion": {t: dict(zip(BUCKETS, row, strict=True)) for t, row in zip(BUCKETS, confusion, strict=True)},
         },
         "costs": [
@@ -295,6 +340,14 @@ def simulated_policy(
             else None,
         },
         "gap_closed": [{"budget": budget, "value": -0.1}],
+        "sizes": _sizes(HOSTILE if hostile else "small-model", "large-model"),
+        "verifier_audit": _audit(HOSTILE if hostile else "small-model", BUCKETS) if verifier else None,
+        "answerless": {HOSTILE if hostile else "small-model": 0.07},
+        "by_problem": {
+            "problems": " ".join(f"{i:010x}" for i in range(problems)),
+            "budgets": [t["budget"] for t in table],
+            "thousandths": per_problem,
+        },
         "spend": {"generated_tokens": 1_234_567},
         "missing": {}
         if verifier

@@ -68,6 +68,79 @@ def test_it_is_the_same_each_time_and_after_a_round_trip(fitted: DifficultyPredi
     assert sorted(f.name for f in tmp_path.iterdir()) == ["calibration.json", "features.json", "model_difficulty.txt"]
 
 
+def templates(count: int, seed: int = 0) -> tuple[list[str], np.ndarray, list[str]]:
+    """Six templates, each with a success rate of its own that no other tells."""
+    rng = np.random.default_rng(seed)
+    words = ("apples baskets", "trains stations", "gcd integers", "rabbits cages", "equation unknown", "taxes income")
+    rates = (0.95, 0.1, 0.8, 0.05, 0.9, 0.3)
+    kind = rng.integers(0, 6, count)
+    prompts = [f"The {words[k]} of {rng.integers(10, 99)} and {rng.integers(10, 99)}: how many?" for k in kind]
+    return prompts, np.clip(np.array(rates)[kind] + rng.normal(0, 0.03, count), 0.01, 0.99), [words[k] for k in kind]
+
+
+def test_a_template_that_was_not_profiled_is_believed_less(tmp_path: Path) -> None:
+    prompts, p, groups = templates(240)
+    right = np.random.default_rng(1).binomial(16, p)
+    found = fit_difficulty(prompts, right, np.full(240, 16), groups=groups)
+    assert found.far is not None
+    assert 0 <= found.far.start < found.far.end
+    known, truth, _ = templates(200, seed=9)
+    told = found.predict(known)
+    assert np.abs(told - truth).mean() < 0.1, "profiled templates are believed as they are"
+    near = np.array([found.calibration(found.trees.raw(extract([q]).matrix))[0] for q in known])
+    assert np.abs(told - near).max() < 0.02
+    # The same sums in words that nothing profiled had.
+    strange = [f"Zwölf Fußgänger queren Brücken {i} {i + 7}: wieviele?" for i in range(10, 60)]
+    far, sure = found.predict(strange), found.calibration(found.trees.raw(extract(strange).matrix))
+    odds = float(np.log(found.base_rate / (1 - found.base_rate)))
+    assert np.abs(np.log(far / (1 - far)) - odds).max() < 0.7 * np.abs(np.log(sure / (1 - sure)) - odds).max()
+    loaded = DifficultyPredictor.load(found.save(tmp_path))
+    assert np.array_equal(loaded.predict(strange + known), found.predict(strange + known))
+    one_by_one = [loaded.predict([q])[0] for q in strange[:5] + known[:5]]
+    assert np.array_equal(one_by_one, loaded.predict(strange[:5] + known[:5]))
+    assert found.oof_apart_ is not None
+    assert found.oof_ is not None
+    held, apart = (float(np.abs(x - p).mean()) for x in (found.oof_, found.oof_apart_))
+    assert held < 0.1 < apart
+    document = json.loads((tmp_path / "calibration.json").read_text())
+    document["far"]["end"] = document["far"]["start"]
+    (tmp_path / "calibration.json").write_text(json.dumps(document))
+    with pytest.raises(PolicyError, match="far"):
+        DifficultyPredictor.load(tmp_path)
+    del document["far"]  # as policies had it before
+    (tmp_path / "calibration.json").write_text(json.dumps(document))
+    assert DifficultyPredictor.load(tmp_path).far is None
+
+
+def test_calibration_by_problem_is_not_that_of_templates_left_out() -> None:
+    prompts, p, groups = templates(240)
+    right = np.random.default_rng(1).binomial(16, p)
+    grouped = fit_difficulty(prompts, right, np.full(240, 16), groups=groups)
+    alone = fit_difficulty(prompts, right, np.full(240, 16))
+    assert grouped.fit_["held_out_log_loss"] == pytest.approx(alone.fit_["held_out_log_loss"])
+    assert alone.far is None
+
+
+def test_embeddings_are_kept_where_they_help_and_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    prompts = [f"question {i}" for i in range(120)]
+    vectors, noise = rng.normal(size=(120, 8)), rng.normal(size=(120, 8))
+    p = 1 / (1 + np.exp(-2.0 * vectors[:, 0]))
+    right = rng.binomial(16, p)
+    found = fit_difficulty(prompts, right, np.full(120, 16), embeddings=vectors)
+    assert found.embedding is not None
+    assert not found.constant
+    assert found.oof_ is not None
+    assert np.corrcoef(found.oof_, p)[0, 1] > 0.9
+    monkeypatch.setattr("planner.models.embedding.embed", lambda asked: vectors[[prompts.index(q) for q in asked]])
+    loaded = DifficultyPredictor.load(found.save(tmp_path))
+    assert np.corrcoef(loaded.predict(prompts), p)[0, 1] > 0.9
+    useless = fit_difficulty(prompts, right, np.full(120, 16), embeddings=noise)
+    assert useless.embedding is None or np.abs(useless.embedding.weights).max() < 0.1
+    fit_difficulty(prompts, right, np.full(120, 16)).save(tmp_path)
+    assert not (tmp_path / "embedding.json").exists()
+
+
 def test_noise_is_not_learned() -> None:
     """100 problems whose success has nothing to do with the prompt: no worse than the base rate by more than noise."""
     prompts, _ = sums(100, seed=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,58 @@ def test_a_bank_that_cannot_serve_is_refused(fitted) -> None:
     stranger, _ = simulate(20, 8, models={"large": 2.0})
     with pytest.raises(InputError, match="none of the policy's"):
         evaluate_on(document, predictor, stranger)
+
+
+def test_plans_of_sizes_and_lengths_that_this_bank_would_not_try_are_replayed(fitted) -> None:
+    document, predictor, _ = fitted
+    plan = next(p for p in document.policy["plans"] if p["strategy"] == "adaptive_majority")
+    at = document.policy["plans"].index(plan)
+    fields = {**plan["hyperparameters"], "max_n": 13, "give_up_tokens": 97, "min_n": 4}
+    plans = [*document.policy["plans"]]
+    plans[at] = {**plan, "hyperparameters": fields}
+    policy = {**document.policy, "plans": plans}
+    other, _ = simulate(60, 16, difficulty=8, seed=7)
+    other.digest = lambda: "other"  # type: ignore[method-assign]
+    found = evaluate_on(PolicyDocument(document.folder, policy, document.evaluation), predictor, other)
+    assert not [note for note in found["notes"] if "cannot be replayed" in note]
+    plans[at] = {**plan, "hyperparameters": {**fields, "max_n": 99}}
+    found = evaluate_on(PolicyDocument(document.folder, policy, document.evaluation), predictor, other)
+    (note,) = [note for note in found["notes"] if "cannot be replayed" in note]
+    assert note.startswith("1 of")
+    assert "max_n=99" in note
+
+
+def test_best_of_n_costs_what_its_verifier_reads_or_the_report_says_that_it_does_not(fitted) -> None:
+    document, predictor, _ = fitted
+    other, _ = simulate(60, 16, difficulty=8, seed=7)
+    priced = evaluate_on(document, predictor, other)
+    other.manifest["verifier"] = {**other.manifest["verifier"], "config": None}
+    by_policy = evaluate_on(document, predictor, other)
+    # The bank knows the verifier's name only; the policy knows its config.
+    assert by_policy["budgets"] == priced["budgets"]
+    assert "verifier_cost" not in priced["missing"]
+    best = priced["budgets"][-1]["methods"]["best_of_n"]
+    assert best["cost_parts"]["verifier"] > 0
+    assert best["cost"] == pytest.approx(sum(best["cost_parts"].values()))
+    nameless = {**document.policy, "verifier": {**document.policy["verifier"], "config": None}}
+    unknown = evaluate_on(PolicyDocument(document.folder, nameless, document.evaluation), predictor, other)
+    cheap = unknown["budgets"][-1]["methods"]["best_of_n"]
+    assert cheap["cost_parts"]["verifier"] is None
+    assert cheap["cost"] < best["cost"]
+    assert "best_of_n" in unknown["missing"]["verifier_cost"]
+    assert "majority" not in unknown["missing"]["verifier_cost"]
+    text = " ".join(_printed(unknown).split())
+    assert re.search(r"best-of-N \S+ [.\d]+ \S+ [-.\d]+ \S+ > \d", text)
+    assert "leave it out" in text
+    assert "> " not in _printed(priced)
+
+
+def _printed(found: dict[str, Any]) -> str:
+    from planner.cli import evaluate as command
+
+    with command.console.capture() as captured:
+        command._show(found)
+    return captured.get()
 
 
 def test_an_imported_bank_from_file_to_evaluation(tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_every_method_is_reported_with_interval_and_cost(fitted) -> None:
     assert last["policy"]["accuracy"] > last["majority"]["accuracy"] - 0.05
 
 
+def test_the_predictor_is_judged_by_problem_and_by_group(fitted) -> None:
+    result, _, _ = fitted
+    found = result.evaluation["difficulty"]
+    for by in ("by_problem", "by_group"):
+        assert set(found[by]) == {"base_rate", "length", "prompt", "probe_2", "probe_4"}
+        for figures in found[by].values():
+            low, high = figures["calibration_error_ci"]
+            assert 0 <= low <= high
+            assert figures["difference_ci"][0] <= figures["difference"] + 1e-9
+    # What cross-validation saw is what is judged: prompts tell the class, groups are the classes.
+    assert found["by_problem"]["prompt"]["difference"] < -0.1
+    assert found["by_group"]["prompt"]["log_loss"] > found["by_problem"]["prompt"]["log_loss"]
+
+
 def test_policy_document_is_complete_and_monotone(fitted) -> None:
     result, _, _ = fitted
     document = read_policy(result.folder)

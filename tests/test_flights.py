@@ -11,13 +11,14 @@ from scripted import END, ScriptedEngine, ScriptedVerifier, drawn, judged
 from test_strategies import SPECS
 
 from planner.core import Outcome, Problem
-from planner.errors import EngineError
-from planner.models.protocols import ContinuousEngine, Pending
-from planner.runtime.driver import Job, iter_runs, run_flows
+from planner.errors import EngineError, InputError, VerifierError
+from planner.models.protocols import ContinuousEngine, ContinuousVerifier, Pending
+from planner.runtime.driver import Job, iter_runs, run_flow, run_flows
 from planner.runtime.service import FlowService
-from planner.strategies import BeamSearch, Greedy, Majority
+from planner.strategies import BeamSearch, BestOfN, Greedy, Majority
 
 PROBLEM = Problem(problem_id="p", prompt="p", step_separator="\n", max_tokens=60)
+SEARCH = BeamSearch(n=4, expansions=2, max_steps=8, max_step_tokens=20)
 
 
 class ContinuousScripted(ScriptedEngine):
@@ -47,6 +48,30 @@ class ContinuousScripted(ScriptedEngine):
             future.set_result(completion)
 
 
+class ContinuousJudge(ScriptedVerifier):
+    """The same for a verifier and prompts named "scored late"; those named "too long" it refuses."""
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.held: list[tuple[Future, object]] = []
+
+    def score(self, requests):
+        raise AssertionError("a batch was asked for")
+
+    def submit(self, requests):
+        if any(request.prompt.startswith("too long") for request in requests):
+            raise VerifierError("the input is too long")
+        pending = []
+        for request, scores in zip(requests, super().score(requests), strict=True):
+            future = Future()
+            if request.prompt.startswith("scored late"):
+                self.held.append((future, scores))
+            else:
+                future.set_result(scores)
+            pending.append(Pending(future, lambda result: result))
+        return pending
+
+
 def named(*names: str) -> list[Problem]:
     return [replace(PROBLEM, problem_id=name, prompt=name) for name in names]
 
@@ -57,21 +82,58 @@ def test_runs_are_those_of_an_engine_with_batches():
     assert isinstance(continuous, ContinuousEngine)
     ours = run_flows(jobs, {"m": continuous}, ScriptedVerifier(judged), default_policy_model="m")
     theirs = run_flows(jobs, {"m": ScriptedEngine(drawn)}, ScriptedVerifier(judged), default_policy_model="m")
-    for mine, other in zip(ours, theirs, strict=True):
+    judge = ContinuousJudge(judged)
+    assert isinstance(judge, ContinuousVerifier)
+    scored = run_flows(jobs, {"m": continuous}, judge, default_policy_model="m")
+    assert judge.batches
+    for mine, other in [*zip(ours, theirs, strict=True), *zip(scored, theirs, strict=True)]:
         assert (mine.answer, mine.cost) == (other.answer, other.cost)
         assert mine.usage.generated_tokens == other.usage.generated_tokens
 
 
 def test_a_flow_of_many_rounds_ends_while_anothers_first_request_still_runs():
     engine = ContinuousScripted(drawn)
-    search = BeamSearch(n=4, expansions=2, max_steps=8, max_step_tokens=20)
-    jobs = [Job(problem, spec) for problem, spec in zip(named("slow", "quick"), (Greedy(), search), strict=True)]
+    jobs = [Job(problem, spec) for problem, spec in zip(named("slow", "quick"), (Greedy(), SEARCH), strict=True)]
     runs = iter_runs(jobs, {"m": engine}, ScriptedVerifier(judged), default_policy_model="m")
     number, _ = next(runs)
     assert number == 1
     assert len(engine.held) == 1
     engine.let_go()
     assert next(runs)[0] == 0
+
+
+@pytest.mark.parametrize("make", [ScriptedEngine, ContinuousScripted])
+def test_a_flow_ends_while_anothers_scores_are_still_to_come(make):
+    judge = ContinuousJudge(judged)
+    jobs = [Job(problem, SEARCH) for problem in named("quick", "also quick", "scored late")]
+    runs = iter_runs(jobs, {"m": make(lambda r: f"step {r.index}\n#### 1{END}")}, judge, default_policy_model="m")
+    assert {next(runs)[0], next(runs)[0]} == {0, 1}
+    assert len(judge.held) == 4
+    runs.close()
+    assert all(future.cancelled() for future, _ in judge.held)
+
+
+def test_scores_under_way_at_the_deadline_are_cancelled_and_charged():
+    judge, now = ContinuousJudge(judged), [0.0]
+    engine = ScriptedEngine(lambda r: f"step {r.index}\n#### 1{END}")
+
+    def clock() -> float:
+        now[0] += 10.0 * bool(judge.held)  # time goes on once scores are asked for
+        return now[0]
+
+    runs = {}
+    for seconds in (5.0, None):
+        problem = named("scored late" if seconds else "scored now!")[0]
+        run = run_flow(
+            problem, BestOfN(n=2), {"m": engine}, judge, default_policy_model="m", budget_flops=1e12,
+            budget_seconds=seconds, clock=clock,
+        )  # fmt: skip
+        runs[seconds] = run
+    assert [future.cancelled() for future, _ in judge.held] == [True, True]
+    assert runs[5.0].answer.outcome is Outcome.OUT_OF_BUDGET
+    assert runs[5.0].cost.verifier_flops > 0
+    assert runs[5.0].usage.scored_tokens == runs[None].usage.scored_tokens
+    assert runs[5.0].usage.computed_scored_tokens == 0
 
 
 def test_what_still_runs_is_cancelled_when_nobody_wants_it():
@@ -138,3 +200,47 @@ def test_a_job_that_is_given_up_is_cancelled_at_the_engine():
             await flows.aclose()
 
     asyncio.run(main())
+
+
+class Refusing(ContinuousScripted):
+    """`failure` is what a prompt named "bad" is refused with."""
+
+    def __init__(self, failure):
+        super().__init__(lambda r: f"#### 1{END}")
+        self.failure = failure
+
+    def submit(self, requests):
+        if any(request.prompt == "bad" for request in requests):
+            raise self.failure
+        return super().submit(requests)
+
+
+def in_service(engine, judge, jobs: list[Job]) -> list[object]:
+    """What became of jobs that were all there before the first was taken up, and of one after them."""
+
+    async def main():
+        flows = FlowService({"m": engine}, judge, default_policy_model="m")
+        try:
+            found = await asyncio.wait_for(asyncio.gather(*map(flows.run, jobs), return_exceptions=True), 30)
+            return [*found, await asyncio.wait_for(flows.run(Job(named("later")[0], Greedy())), 30)]
+        finally:
+            await flows.aclose()
+
+    return asyncio.run(main())
+
+
+def test_a_refused_request_fails_its_own_flow_and_the_service_goes_on():
+    jobs = [Job(problem, Majority(n=2)) for problem in named("good", "bad", "as good")]
+    good, bad, other, later = in_service(Refusing(InputError("the input is too long")), None, jobs)
+    assert isinstance(bad, InputError)
+    assert {run.answer.outcome for run in (good, other, later)} == {Outcome.FINISHED}
+    jobs = [Job(problem, BestOfN(n=2)) for problem in named("good", "too long", "as good")]
+    good, bad, other, later = in_service(ScriptedEngine(lambda r: f"#### 1{END}"), ContinuousJudge(judged), jobs)
+    assert isinstance(bad, VerifierError)
+    assert {run.answer.outcome for run in (good, other, later)} == {Outcome.FINISHED}
+
+
+def test_an_engine_that_breaks_when_it_is_asked_leaves_nobody_waiting():
+    found = in_service(Refusing(ZeroDivisionError("a bug")), None, [Job(named("bad")[0], Majority(n=2))])
+    assert isinstance(found[0], ZeroDivisionError)
+    assert found[1].answer.outcome is Outcome.FINISHED

@@ -32,7 +32,8 @@ def write(path: Path, *rows: dict[str, Any], end: str = "\n") -> Path:
 def test_fields(tmp_path: Path) -> None:
     report = import_bank([write(tmp_path / "s.jsonl", FULL)], tmp_path / "bank")
     bank = Bank.open(tmp_path / "bank")
-    assert (report.problems, report.samples, report.warnings) == (1, 3, ())
+    assert (report.problems, report.samples) == (1, 3)
+    assert report.warnings == ("1 scores do not tell what the verifier read: taken as prompt and answer, once",)
     (problem,) = bank.problems.to_dict("records")
     assert (problem["prompt"], problem["gold"], problem["group"], problem["split"]) == ("1 + 1?", "2", "sums", "all")
     assert json.loads(problem["extra"]) == {"level": 3, "subject": "sums"}
@@ -99,6 +100,22 @@ def test_config_prices_in_flops(tmp_path: Path) -> None:
         import_bank([file], tmp_path / "other", config=config)
     with pytest.raises(InputError, match="cannot be read"):
         import_bank([file], tmp_path / "other", config=tmp_path / "absent.json")
+
+
+def test_what_the_verifier_read_is_counted_and_priced(tmp_path: Path) -> None:
+    from scripted import SHAPE
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(SHAPE.to_dict()))
+    scored = {**FULL, "samples": [*FULL["samples"], {"answer": "2", "tokens": 7, "scores": 0.3, "verifier_tokens": 40}]}
+    file = write(tmp_path / "s.jsonl", scored)
+    bank = import_bank([file], tmp_path / "bank", config=config, verifier_config=config).bank
+    assert bank.manifest["verifier"]["parameters"] == SHAPE.parameters
+    # Prompt ("1 + 1?", two tokens by its length) and answer; as recorded; nothing where there is no score.
+    assert bank.samples["verifier_tokens"].fillna(-1).tolist() == [2 + 5, -1, -1, 40]
+    unscored = write(tmp_path / "u.jsonl", {**FULL, "samples": FULL["samples"][1:]})
+    with pytest.raises(InputError, match="verifier_config"):
+        import_bank([unscored], tmp_path / "none", config=config, verifier_config=config)
 
 
 def test_a_cut_last_line_loses_itself_only(tmp_path: Path) -> None:

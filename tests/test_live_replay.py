@@ -7,7 +7,8 @@ import pytest
 from scripted import ScriptedEngine, ScriptedVerifier, drawn, judged
 
 from planner.core import GenerationRequest, Problem, Sampling, ScoreRequest, split_steps
-from planner.profiling.replay import Draws, Orders, best_of_k, replay_adaptive, replay_votes
+from planner.profiling.replay import Draws, Orders, best_of_k, replay_dirichlet, replay_votes
+from planner.profiling.stopping import StopRule, VotePaths
 from planner.runtime.driver import Job, run_flows
 from planner.strategies import REGISTRY, AdaptiveMajority, BestOfN, Majority
 from planner.strategies.scoring import AGGREGATIONS, aggregate, candidate
@@ -82,7 +83,11 @@ def test_best_of_n(aggregation):
 @pytest.mark.parametrize(("max_n", "threshold", "batch"), list(itertools.product([3, 8, N], [0.7, 0.9], [1, 2, 5])))
 def test_adaptive_majority(max_n, threshold, batch, posterior):
     spec = AdaptiveMajority(max_n=max_n, threshold=threshold, batch=batch, posterior=posterior)
-    ((estimate, spent),) = replay_adaptive(DRAWS, ORDERS, [(max_n, threshold, batch)], posterior=posterior)
+    if posterior == "beta":
+        paths = VotePaths.of(DRAWS, ORDERS, np.ones(DRAWS.codes.shape))
+        ((estimate, spent),) = paths.replay(StopRule(threshold=threshold, batch=batch), [max_n])
+    else:
+        ((estimate, spent),) = replay_dirichlet(DRAWS, ORDERS, [(max_n, threshold, batch)])
     right, requests = live(spec)
     assert spent[0].tolist() == requests
     agree(estimate.accuracy[:, 0], right)

@@ -18,6 +18,7 @@ from planner.errors import CapabilityError, EngineError, InputError
 from planner.models.contract import ENGINE_CHECKS
 from planner.models.openai_engine import OpenAIEngine
 from planner.models.openai_options import OpenAIOptions
+from planner.models.published import find_published
 from planner.models.shipped import load_engine, shipped
 from planner.models.transformers_engine import TransformersEngine
 from planner.runtime.driver import Job, run_flows
@@ -346,7 +347,8 @@ def test_the_key_is_sent_and_never_shown(monkeypatch, caplog):
         ("model=a&model=b", r"`model`.*given twice"),
         ("model=", r"`model`.*is empty"),
         ("tokenizer=/nowhere", r"`tokenizer`.*a folder that holds a tokenizer"),
-        ("config=/nowhere.json", r"`config`.*config.json"),
+        ("config=/nowhere.json", r"`config`.*config.json, or the name of a published one"),
+        ("config=Lama-3.1-8B", r"`config` = 'Lama-3.1-8B'.*not in the table.*Llama-3.1-8B"),
         ("api_key_env=NOT_SET_ANYWHERE", r"`api_key_env`.*export NOT_SET_ANYWHERE"),
         ("also=ftp://else", r"`base_urls` = 'ftp://else'.*http://"),
     ],
@@ -375,6 +377,9 @@ def test_an_address_is_an_engine(tmp_path: Path):
             with load_engine(server.url) as same:
                 assert same.info.shape is None
                 assert same.info.fingerprint != engine.info.fingerprint, "revisions are told apart"
+        for name in ("Llama-3.1-8B-Instruct", "meta-llama/llama-3.1-8b-instruct", "Llama-3.1-8B"):
+            with load_engine(f"{server.url}?config={name}") as priced:
+                assert priced.info.shape == find_published("Llama-3.1-8B").shape
         (tmp_path / "config.json").write_text("[]")
         with pytest.raises(InputError, match="not an object"):
             load_engine(f"{server.url}?config={tmp_path / 'config.json'}")

@@ -11,6 +11,7 @@ from simulated import RUN_COLUMNS, simulate
 
 from planner.errors import BankError
 from planner.models.cost import ModelShape, sampling_cost, scoring_cost
+from planner.profiling.columns import Configuration
 from planner.profiling.outcomes import outcomes_from_bank
 from planner.strategies import from_dict
 
@@ -117,3 +118,40 @@ def test_nothing_to_evaluate_is_an_error() -> None:
     bank.samples = bank.samples[bank.samples["problem_id"] != "p1"]
     with pytest.raises(BankError, match="no strategy could be evaluated"):
         outcomes_from_bank(bank)
+
+
+def test_sizes_and_rules_from_elsewhere_are_replayed_beside_the_banks_own() -> None:
+    """A policy's `give_up_tokens` come from the lengths of its own bank, its largest N from that bank's counts."""
+    bank, _ = simulate(40, 16, seed=3)
+    settings = {"temperature": 0.8, "top_p": 1.0}
+    named = [
+        Configuration(strategy="majority", hyperparameters={"n": 5, **settings}, policy_model="small"),
+        Configuration(
+            strategy="best_of_n", policy_model="small", verifier="prm",
+            hyperparameters={"n": 6, **settings, "aggregation": "last", "selection": "max"},
+        ),
+        *(
+            Configuration(
+                strategy="adaptive_majority", policy_model="small",
+                hyperparameters={"max_n": 11, "threshold": 0.7, "batch": 3, **rule, **settings},
+            )
+            for rule in ({}, {"give_up_tokens": 77, "min_n": 6}, {"posterior": "dirichlet"})
+        ),
+    ]  # fmt: skip
+    beyond = Configuration(strategy="majority", hyperparameters={"n": 17, **settings}, policy_model="small")
+    other = Configuration(strategy="majority", hyperparameters={"n": 5, "temperature": 0.3}, policy_model="small")
+    plain, outcomes = outcomes_from_bank(bank), outcomes_from_bank(bank, also=[*named, beyond, other])
+    keys = [c.key for c in outcomes.configurations]
+    assert not {c.key for c in named} & {c.key for c in plain.configurations}
+    assert {c.key for c in named} <= set(keys)
+    assert not {beyond.key, other.key} & set(keys)
+    at = [keys.index(c.key) for c in named]
+    mean, cost = outcomes.accuracy.mean(axis=0), outcomes.cost.mean(axis=0)
+    four, eight = (column(outcomes, "majority", n=n) for n in (4, 8))
+    assert cost[four] < cost[at[0]] < cost[eight]
+    assert abs(mean[at[0]] - (mean[four] + mean[eight]) / 2) < 0.04
+    # A rule that gives up, and one that asks for more, spend less and more than the plain one.
+    assert cost[at[3]] < cost[at[2]] < cost[at[4]]
+    # What the bank has of its own is not changed by what is asked beside it.
+    own = [keys.index(c.key) for c in plain.configurations]
+    assert outcomes.accuracy[:, own] == pytest.approx(plain.accuracy)

@@ -389,7 +389,7 @@ def test_an_engine_that_is_never_drained_stays_one():
     engine = thinking_apart(Continuous(lambda request: f"{request.index}[/THINK]#### {request.index}{END}"), THINKS)
     assert isinstance(engine, ContinuousEngine)
     requests = [GenerationRequest(prompt="q", sampling=COLD, index=i) for i in range(3)]
-    assert [each.completion().text for each in engine.submit(requests)] == ["#### 0", "#### 1", "#### 2"]
+    assert [each.result().text for each in engine.submit(requests)] == ["#### 0", "#### 1", "#### 2"]
     assert not isinstance(thinking_apart(ScriptedEngine(lambda request: END), THINKS), ContinuousEngine)
     assert isinstance(priced(Continuous(lambda request: END, shape=None), SHAPE), ContinuousEngine)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.profiling.replay import Draws, Orders, best_of_k, draw_orders, pass_at_k, replay_adaptive, replay_votes
+from planner.profiling.replay import Draws, Orders, best_of_k, draw_orders, pass_at_k, replay_dirichlet, replay_votes
+from planner.profiling.stopping import StopRule, VotePaths
 from planner.strategies.stopping import AdaptiveMajority
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -88,17 +89,23 @@ def test_votes_are_within_three_standard_errors_of_enumeration(aggregation: str 
             assert abs(found.accuracy[p, k - 1] - brute(draws, p, k, vote)) <= error
 
 
-def test_adaptive_equals_the_strategy_on_the_same_order() -> None:
+@pytest.mark.parametrize("posterior", ["beta", "dirichlet"])
+@pytest.mark.parametrize(("threshold", "batch"), [(0.6, 1), (0.8, 2), (0.95, 3)])
+def test_adaptive_equals_the_strategy_on_the_same_order(posterior: str, threshold: float, batch: int) -> None:
     draws = random_draws(5, problems=6, n=8)
     orders = draw_orders(draws, 40, seed=3)
-    spec = AdaptiveMajority(max_n=5, threshold=0.8, batch=2)
-    ((estimate, drawn),) = replay_adaptive(draws, orders, [(5, 0.8, 2)])
+    spec = AdaptiveMajority(max_n=5, threshold=threshold, batch=batch, posterior=posterior)
+    if posterior == "beta":
+        paths = VotePaths.of(draws, orders, np.ones(draws.codes.shape))
+        ((estimate, drawn),) = paths.replay(StopRule(threshold=threshold, batch=batch), [5])
+    else:
+        ((estimate, drawn),) = replay_dirichlet(draws, orders, [(5, threshold, batch)])
     for p in range(6):
         values = []
         for r in range(40):
             seen: list[int] = []
             while len(seen) < 5 and not spec.stops(Counter(str(c) for c in seen if c >= 0)):
-                count = min(2, 5 - len(seen))
+                count = min(batch, 5 - len(seen))
                 seen += [int(c) for c in draws.codes[p, orders.index[r, p, len(seen) : len(seen) + count]]]
             assert drawn[r, p] == len(seen)
             votes = Counter(c for c in seen if c >= 0)
@@ -115,8 +122,8 @@ def test_adaptive_is_within_three_standard_errors_of_all_orders() -> None:
         counts=draws.counts,
     )  # fmt: skip
     rules = [(6, 0.8, 1), (5, 0.7, 2), (4, 0.99, 2)]
-    exact = replay_adaptive(draws, every, rules)
-    drawn = replay_adaptive(draws, draw_orders(draws, 4000, seed=2), rules)
+    exact = replay_dirichlet(draws, every, rules)
+    drawn = replay_dirichlet(draws, draw_orders(draws, 4000, seed=2), rules)
     for (truth, all_spent), (found, spent) in zip(exact, drawn, strict=True):
         assert (np.abs(found.accuracy - truth.accuracy) <= 3 * found.standard_error + 1e-9).all()
         error = spent.std(axis=0) / np.sqrt(4000)

@@ -16,6 +16,7 @@ from simulated_policy import HOSTILE, simulated_policy
 from planner.errors import PolicyError
 from planner.report import build_report, to_json, to_markdown, write_html, write_report
 from planner.report import numbers as n
+from planner.report.document import ReportDocument, Section
 from planner.report.palette import STYLES, label_name, plan_name
 from planner.report.terminal import show
 
@@ -62,6 +63,10 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+def section_of(document: ReportDocument, section_id: str) -> Section:
+    return next(s for s in document.sections if s.section_id == section_id)
+
+
 def page_of(folder: Path, tmp_path: Path) -> tuple[Page, str, Path]:
     path = write_html(build_report(folder), tmp_path / "page" / "report.html")
     text = path.read_text(encoding="utf-8")
@@ -86,6 +91,8 @@ def test_page_is_whole_small_and_loads_nothing(tmp_path: Path) -> None:
         "predictor",
         "costs",
         "efficiency",
+        "sizes",
+        "verifier",
         "measured",
         "limits",
     ):
@@ -175,6 +182,123 @@ def test_what_is_missing_is_left_out_with_its_reason(tmp_path: Path) -> None:
     assert "FLOPs" not in words.replace("FLOPsThe bank has no model config", "")
     assert "tokens" in words
     assert "Best-of-N" not in words
+    assert "verifier" not in page.ids
+    assert "No sampled answer has a verifier's score." in words
+
+
+def test_the_verifiers_audit_is_drawn_from_its_numbers(tmp_path: Path) -> None:
+    folder = simulated_policy(tmp_path / "policy")
+    audit = json.loads((folder / "evaluation.json").read_text())["verifier_audit"]
+    section = section_of(build_report(folder), "verifier")
+    roc, calibrated, length, by_n = section.figures
+    assert "of small-model 0.70 (0.65 to 0.75), pooled 0.90" in roc.says
+    within = roc.panels[0].series[0].points
+    assert [p.y for p in within] == audit["curves"][0]["roc"]["within"]
+    assert "scored around 50.0%, 25.0% are right (calibration error 8.0 points)" in calibrated.says
+    assert [p.y for p in calibrated.panels[0].series[0].points] == pytest.approx([0.04, 0.25, 0.64])
+    assert "short wrong answers (−0.30)" in length.says
+    assert "small-model" in length.says
+    assert "peaks at N = 8 (45.0%) and has 35.0% at N = 16" in by_n.says
+    assert "In 3 of 3 panels its accuracy falls significantly" in by_n.says
+    assert [p.title for p in by_n.panels] == ["Hard, small-model", "Medium, small-model", "Easy, small-model"]
+    assert {s.name for s in by_n.panels[0].series} == {
+        "highest score wins",
+        "vote weighted by scores",
+        "majority vote, no verifier",
+    }
+    read, masked = section.tables
+    assert [c.text for c in read.rows[0]][1:6] == ["0.70", "0.60", "0.70", "0.80", "0.90"]
+    assert masked.rows[0][1].value == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("roc", "Verifier's ROC"),
+        ("calibration", "Verifier's calibration"),
+        ("length", "Score against length"),
+    ],
+)
+def test_a_part_of_the_audit_without_data_is_left_out_with_its_reason(tmp_path: Path, part: str, name: str) -> None:
+    folder = simulated_policy(tmp_path / "policy")
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    evaluation["verifier_audit"]["curves"][0][part] = None
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    document = build_report(folder)
+    assert name in document.missing
+    assert len(section_of(document, "verifier").figures) == 3
+
+
+def test_sizes_say_where_the_small_model_is_better(tmp_path: Path) -> None:
+    document = build_report(simulated_policy(tmp_path / "policy"))
+    section = section_of(document, "sizes")
+    says = section.figures[0].says
+    assert "large-model has 14.0 times the parameters of small-model" in says
+    assert "it is better on easy problems at R = 0.16, 0.79, 22, and it is worse on hard problems" in says
+    rows = section.tables[0].rows
+    assert [row[1].value for row in rows] == [0.16, 0.79, 22.0]
+    assert [cell.tone for cell in rows[0][3:]] == ["muted", "bad", "muted", "good"]
+    assert "better in 3 of 12 comparisons and worse in 3" in section.tables[0].says
+
+
+@pytest.mark.parametrize(
+    ("policy", "evaluation", "why"),
+    [
+        ({"policy_models": {"m": {}}}, {"sizes": []}, "One policy model was measured"),
+        ({"policy_models": {"a": {}, "b": {"parameters": 3}}}, {"sizes": []}, "parameters are unknown"),
+        ({}, {"sizes": None}, "No two policy models"),
+    ],
+)
+def test_why_sizes_are_not_compared(
+    tmp_path: Path, policy: dict[str, Any], evaluation: dict[str, Any], why: str
+) -> None:
+    folder = simulated_policy(tmp_path / "policy")
+    for name, change in (("policy", policy), ("evaluation", evaluation)):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    document = build_report(folder)
+    assert why in document.missing["Small model against large"]
+    assert "sizes" not in {s.section_id for s in document.sections}
+
+
+def test_a_policy_of_an_older_version_says_what_a_new_fit_would_add(tmp_path: Path) -> None:
+    folder = simulated_policy(tmp_path / "policy")
+    path = folder / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    for name in ("sizes", "verifier_audit", "by_problem", "answerless"):
+        del evaluation[name]
+    del evaluation["difficulty"]["features"]
+    path.write_text(json.dumps(evaluation))
+    document = build_report(folder)
+    assert "fit the policy again" in document.missing["Verifier audit"]
+    assert "fit the policy again" in document.missing["Small model against large"]
+    page_of(folder, tmp_path)
+
+
+def test_what_has_no_answer_and_what_prediction_rests_on_are_told(tmp_path: Path) -> None:
+    document = build_report(simulated_policy(tmp_path / "policy"))
+    assert any(w.startswith("7.0% of what small-model generated ended without an answer") for w in document.warnings)
+    features = next(t for t in section_of(document, "predictor").tables if t.table_id == "features-table")
+    assert [(row[0].text, row[1].value) for row in features.rows] == [
+        ("how many numbers", 0.6),
+        ("characters of the kind: digit", 0.3),
+    ]
+    assert "90.0%" in features.says
+
+
+def test_markdown_has_every_figure_and_table_of_the_page(tmp_path: Path) -> None:
+    document = build_report(simulated_policy(tmp_path / "policy"))
+    text = to_markdown(document).replace("\\", "")
+    for section in document.sections:
+        for part in (*section.figures, *section.tables):
+            assert f"### {part.title}" in text, part.title
+    for view in document.budgets:
+        assert view.headline in text
+        assert f"### Spent of {view.label}" in text
+        assert view.comparison is not None
+        assert f"### {view.comparison.title}" in text
+    assert "| small-model: within problems | 5.0% |" in text
+    assert "| Easy: small-model minus large-model | 0.16 | +10.0 (+5.0 to +15.0) |" in text
 
 
 def test_without_an_evaluation_nothing_is_claimed(tmp_path: Path) -> None:

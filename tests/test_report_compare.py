@@ -114,12 +114,52 @@ def test_figures_have_a_sentence_and_known_colours(pair: tuple[Path, Path]) -> N
     assert {"policy", "second_policy"} <= keys <= STYLES.keys()
 
 
+def test_differences_are_paired_on_common_problems(pair: tuple[Path, Path]) -> None:
+    document = build_comparison(*pair)
+    paired = table(document, "equal-cost")
+    assert "paired on the 300 problems that both were measured on." in paired.says
+    assert "paired on 300 problems" in document.headline[0]
+    for folder in pair:  # the same curves without outcomes of problems: no pairing, and wider intervals
+        change(folder, "evaluation", by_problem=None)
+    unpaired = table(build_comparison(*pair), "equal-cost")
+    assert "treat the two as independent" in unpaired.says
+    for a, b in zip(paired.rows, unpaired.rows, strict=True):
+        assert [a[i].value for i in (0, 1, 2)] == pytest.approx([b[i].value for i in (0, 1, 2)], abs=1e-3)
+        assert _width(a[3].note) < _width(b[3].note)
+
+
+def _width(note: str) -> float:
+    low, high = (float(part.replace("−", "-").replace("±", "")) for part in note.split(" to "))
+    return high - low
+
+
+def test_only_common_problems_are_compared(pair: tuple[Path, Path]) -> None:
+    kept = json.loads((pair[1] / "evaluation.json").read_text())["by_problem"]
+    others = [f"{int(key, 16) + 200:010x}" for key in kept["problems"].split()]
+    change(pair[1], "evaluation", by_problem=kept | {"problems": " ".join(others)})
+    document = build_comparison(*pair)
+    assert "100 problems" in table(document, "equal-cost").says
+    assert "Only 100 problems were measured for both" in document.warnings[0]
+    apart = kept | {"problems": " ".join(f"other{i}" for i in range(300))}
+    change(pair[1], "evaluation", by_problem=apart)
+    assert "treat the two as independent" in table(build_comparison(*pair), "equal-cost").says
+
+
+@pytest.mark.parametrize("damage", [{"thousandths": ["1 2"]}, {"thousandths": None}, {"problems": "a b"}])
+def test_damaged_outcomes_of_problems_are_not_paired(pair: tuple[Path, Path], damage: dict[str, Any]) -> None:
+    kept = json.loads((pair[0] / "evaluation.json").read_text())["by_problem"]
+    change(pair[0], "evaluation", by_problem=kept | damage)
+    assert "treat the two as independent" in table(build_comparison(*pair), "equal-cost").says
+
+
 def test_limits_say_whether_the_problems_are_the_same(pair: tuple[Path, Path]) -> None:
     change(pair[0], "policy", fingerprints={"task": "t"}, reference_model="small")
     change(pair[1], "policy", fingerprints={"task": "t"}, reference_model="large")
     limits = " ".join(build_comparison(*pair).warnings)
-    assert "measured on the same problems" in limits
+    assert "measured on the same problems, and differences at equal cost are paired" in limits
     assert "another reference model" in limits
+    change(pair[1], "evaluation", by_problem=None)
+    assert "keeps no outcomes of single problems" in " ".join(build_comparison(*pair).warnings)
     change(pair[1], "policy", fingerprints={"task": "another"})
     assert "different problems" in " ".join(build_comparison(*pair).warnings)
 

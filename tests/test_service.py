@@ -11,7 +11,7 @@ from test_strategies import SPECS
 
 from planner.core import Answer, GenerationRequest, Outcome, Problem, Sampling
 from planner.effects import Generate
-from planner.errors import CapabilityError, EngineError, VerifierError
+from planner.errors import CapabilityError, EngineError, InputError, VerifierError
 from planner.runtime.driver import Job, run_flows
 from planner.runtime.service import FlowService
 from planner.strategies import BeamSearch, BestOfN, Greedy, Majority
@@ -171,6 +171,49 @@ def test_a_failure_reaches_only_the_jobs_of_its_batch(error):
     good, bad, fine, later = asyncio.run(main())
     assert bad is error
     assert [run.answer.answer for run in (good, fine, later)] == ["1"] * 3
+
+
+@pytest.mark.parametrize("error", [EngineError("too long"), InputError("too long", field="prompt")])
+def test_a_refused_request_fails_its_own_job_and_not_its_batch(error):
+    def script(request):
+        if "long" in request.prompt and request.index == 1:
+            raise error
+        return f"#### 1{END}"
+
+    async def main():
+        engine = ScriptedEngine(script)
+        flows = service(engine)
+        names = ["a", "b", "long c", "d", "long e", "f"]
+        ended = await asyncio.gather(
+            *(flows.run(Job(problem(name), Majority(n=3))) for name in names), return_exceptions=True
+        )
+        await flows.aclose()
+        return names, ended, engine
+
+    names, ended, engine = asyncio.run(main())
+    assert [run is error for run in ended] == ["long" in name for name in names]
+    assert {run.answer.answer for run in ended if run is not error} == {"1"}
+    assert all(run.usage.generated_tokens == 3 * 7 for run in ended if run is not error)
+    assert [len(batch) for batch in engine.batches] == [18, 9, 3, 6, 3, 3, 9, 3, 6, 3, 3]
+
+
+def test_an_answer_that_a_verifier_refuses_fails_its_own_job():
+    class Short(ScriptedVerifier):
+        def score(self, requests):
+            if any("long" in request.prompt for request in requests):
+                raise VerifierError("longer than its limit")
+            return super().score(requests)
+
+    async def main():
+        flows = service(ScriptedEngine(lambda r: f"#### 1{END}"), Short(judged))
+        jobs = [Job(problem(name), BestOfN(n=2)) for name in ("a", "long b", "c")]
+        ended = await asyncio.gather(*(flows.run(job) for job in jobs), return_exceptions=True)
+        await flows.aclose()
+        return ended
+
+    first, refused, last = asyncio.run(main())
+    assert isinstance(refused, VerifierError)
+    assert [run.answer.answer for run in (first, last)] == ["1", "1"]
 
 
 def test_a_failing_verifier_and_a_breaking_flow_reach_their_own_jobs():

@@ -1,14 +1,12 @@
 """Rules that end a vote early: replay says what a live run does, and giving up saves where answers ramble."""
 
-import itertools
-
 import numpy as np
 import pytest
 from scripted import ScriptedEngine, drawn
 
 from planner.core import GenerationRequest, Problem, Sampling
 from planner.errors import InputError
-from planner.profiling.replay import Draws, draw_orders, replay_adaptive
+from planner.profiling.replay import Draws, draw_orders
 from planner.profiling.stopping import StopRule, VotePaths
 from planner.runtime.driver import Job, run_flows
 from planner.strategies import AdaptiveMajority, from_dict, to_dict
@@ -26,18 +24,6 @@ def votes(problems=60, n=20, seed=0):
         codes=codes,
         finished=(codes >= 0) | (rng.random((problems, n)) < 0.5),
     )
-
-
-def test_without_giving_up_it_is_adaptive_majority():
-    draws = votes()
-    orders = draw_orders(draws, 16, seed=1)
-    rules = list(itertools.product((4, 10, 20), (0.6, 0.8, 0.95), (1, 2, 3)))
-    paths = VotePaths.of(draws, orders, np.ones(draws.codes.shape))
-    for (max_n, threshold, batch), (estimate, drawn_) in zip(rules, replay_adaptive(draws, orders, rules), strict=True):
-        ((mine, ends),) = paths.replay(StopRule(threshold=threshold, batch=batch), [max_n])
-        assert np.allclose(mine.accuracy, estimate.accuracy, atol=1e-6, equal_nan=True)
-        enough = draws.counts >= max_n
-        assert np.array_equal(ends[:, enough], drawn_[:, enough])
 
 
 def test_unlabelled_answers_leave_a_problem_unknown():

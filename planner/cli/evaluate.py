@@ -71,6 +71,11 @@ def _show(found: dict[str, Any]) -> None:
             f"Predictor: log loss {predictor['log_loss']:.3f} a sample (base rate {predictor['base_log_loss']:.3f}), "
             f"rank correlation {rank}, calibration error {predictor['calibration_error']:.3f}"
         )
+        for by in ("by_problem", "by_group"):
+            if predictor.get(by):
+                console.print(_ways(predictor[by], by.removeprefix("by_")))
+    if found.get("probe"):
+        console.print(f"Probe: {found['probe']['note']}", soft_wrap=True)
     for name, why in found["missing"].items():
         console.print(f"[dim]- {name}: {why}[/]")
     for note in found["notes"]:
@@ -91,10 +96,25 @@ def _methods(found: dict[str, Any]) -> Table:
                 table.add_row(head, _NAMES[name], "-", "", "-", style="dim")
             else:
                 low, high = method["ci"]
-                cost = amount_text(method["cost"], found["unit"])
+                over = "> " if method["cost_parts"]["verifier"] is None else ""
+                cost = over + amount_text(method["cost"], found["unit"])
                 cells = (head, _NAMES[name], f"{method['accuracy']:.3f}", f"{low:.3f}-{high:.3f}", cost)
                 table.add_row(*cells, style="bold" if name == "policy" else "")
             head = ""
+    return table
+
+
+def _ways(report: dict[str, Any], unit: str) -> Table:
+    """How well each way foretells success on held-out problems or groups."""
+    from rich.table import Table
+
+    table = Table(f"told by, {unit}s held out", "log loss", "against base rate", "rank", "calibration error")
+    for way, f in report.items():
+        rank = "-" if f["spearman"] is None else f"{f['spearman']:.2f}"
+        low, high = f["difference_ci"]
+        error = "{:.3f} ({:.3f}-{:.3f})".format(f["calibration_error"], *f["calibration_error_ci"])
+        difference = f"{f['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        table.add_row(way.replace("_", " "), f"{f['log_loss']:.3f}", difference, rank, error)
     return table
 
 

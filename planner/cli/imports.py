@@ -40,6 +40,10 @@ def import_(
     config: Annotated[
         Path | None, typer.Option("--config", help="The policy model's config.json, to price tokens in FLOPs.")
     ] = None,
+    verifier_config: Annotated[
+        Path | None,
+        typer.Option("--verifier-config", help="The verifier's config.json, to price its reading in FLOPs."),
+    ] = None,
     policy_model: Annotated[str | None, typer.Option("--policy-model", help="Name, where the file has none.")] = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="Of the samples, where the file does not say.")
@@ -64,9 +68,9 @@ def import_(
     from planner.profiling.importers import import_bank
 
     report = import_bank(
-        files, output, format=format, prompts=prompts, config=config, policy=policy_model, temperature=temperature,
-        strategy=strategy, hyperparameters=_object(hyperparameters), costs=_prices(cost or []),
-        allow_damaged=allow_damaged,
+        files, output, format=format, prompts=prompts, config=config, verifier_config=verifier_config,
+        policy=policy_model, temperature=temperature, strategy=strategy, hyperparameters=_object(hyperparameters),
+        costs=_prices(cost or []), allow_damaged=allow_damaged,
     )  # fmt: skip
     if as_json:
         print_json(report.to_dict())

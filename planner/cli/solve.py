@@ -38,7 +38,8 @@ def solve(
         Path | None, typer.Option("--output", "-o", help="Results of a file (JSONL). Default: runs/FILE.answers.jsonl.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", "-e", help="`lab:NAME`, `transformers:FOLDER` or a server's URL.")
+        list[str] | None,
+        typer.Option("--engine", "-e", help="Engine, or `POLICY_MODEL=ENGINE`; repeat. Default: the laboratory's."),
     ] = None,
     verifier: Annotated[str | None, typer.Option("--verifier", help="`lab:NAME` or `transformers:FOLDER`.")] = None,
     policy: PolicyOption = None,
@@ -46,15 +47,16 @@ def solve(
     quiet: Quiet = False,
 ) -> None:
     """Choose a plan and run it on its engine; never spends more than the budget. A file resumes where it stopped."""
-    from planner.models.shipped import load_engine, load_verifier
+    from planner.models.shipped import load_verifier
+    from planner.policy.equipment import named_engines
 
     if budget is not None and total_budget is not None:
         raise InputError("give one of the two", field="--total-budget", expected="--budget or --total-budget")
+    planner = load_planner(policy)
     equipment: dict[str, Any] = {
-        "engine": load_engine(engine) if engine else None,
+        "engine": named_engines(planner.document["plans"], engine) if engine else None,
         "verifier": load_verifier(verifier) if verifier else None,
     }
-    planner = load_planner(policy)
     source = Path(prompt) if prompt.endswith(_FILES) else None
     if source is None:
         if total_budget is not None or output is not None:

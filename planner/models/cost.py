@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -34,7 +35,7 @@ N = TypeVar("N", float, Array)
 _GATED = 3  # gate, up and down projections; every architecture above is gated
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """What decides a decoder's size and cost. Build it with `from_config`.
 
@@ -131,7 +132,7 @@ class ModelShape:
         shared = _GATED * self.hidden * self.shared_width + self.hidden * self.shared_gate
         return _GATED * self.hidden * self.expert_width * experts + self.hidden * self.experts + shared
 
-    @property
+    @cached_property
     def flops_per_token(self) -> int:
         """Matrix products of one token that depend on neither context nor logits."""
         dense = _GATED * self.hidden * self.mlp_width
@@ -141,18 +142,23 @@ class ModelShape:
             + self.moe_layers * self._mixture_weights(self.active_experts)
         )
 
-    @property
+    @cached_property
     def flops_per_logits(self) -> int:
         """One position's logits over the vocabulary."""
         return 2 * self.hidden * self.vocabulary
 
+    @cached_property
+    def _window_layers(self) -> tuple[tuple[int | None, int], ...]:
+        """Each window, and how many layers have it."""
+        return tuple((window, self.windows.count(window)) for window in set(self.windows))
+
     def attention_flops(self, new_tokens: N, prefix_tokens: N | int = 0) -> N:
         """Scores and weighted sums of `new_tokens` causal positions after `prefix_tokens`: token i sees prefix + i."""
-        start = np.asarray(prefix_tokens, dtype=np.float64)
-        end = start + np.asarray(new_tokens, dtype=np.float64)
+        start = _floats(prefix_tokens)
+        end = start + _floats(new_tokens)
         total: Any = 0.0
-        for window in set(self.windows):
-            total = total + self.windows.count(window) * (_positions(end, window) - _positions(start, window))
+        for window, layers in self._window_layers:
+            total = total + layers * (_positions(end, window) - _positions(start, window))
         return _number(2 * self.heads * self._key_value_width * total)
 
     def prefill_flops(self, new_tokens: N, prefix_tokens: N | int = 0, *, logit_tokens: N | int = 1) -> N:
@@ -162,7 +168,7 @@ class ModelShape:
         T x (prefix + T): see `square_flops`.
         """
         linear = self.flops_per_token * _floats(new_tokens) + self.flops_per_logits * _floats(logit_tokens)
-        return _number(linear + np.asarray(self.attention_flops(new_tokens, prefix_tokens)))
+        return _number(linear + _floats(self.attention_flops(new_tokens, prefix_tokens)))
 
     def square_flops(self, new_tokens: N, prefix_tokens: N | int = 0, *, logit_tokens: N | int = 1) -> N:
         """As `prefill_flops`, with every token attending to all prefix + new positions, as eager attention computes it
@@ -203,14 +209,17 @@ def scoring_cost(shape: ModelShape, new_tokens: N, prefix_tokens: N | int, logit
 
 
 def _floats(value: Any) -> Any:
-    return np.asarray(value, dtype=np.float64)
+    # A driver prices every request, one number at a time: numpy would take most of its time.
+    return float(value) if isinstance(value, int | float) else np.asarray(value, dtype=np.float64)
 
 
 def _number(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else value
+    return float(value) if isinstance(value, float) or np.ndim(value) == 0 else value
 
 
 def _positions(n: Any, window: int | None) -> Any:
     """sum over t = 1..n of min(t, window), in closed form."""
-    inside = n if window is None else np.minimum(n, window)
-    return inside * (inside + 1) / 2 + (n - inside) * (window or 0)
+    if window is None:
+        return n * (n + 1) / 2
+    inside = min(n, window) if isinstance(n, float) else np.minimum(n, window)
+    return inside * (inside + 1) / 2 + (n - inside) * window

@@ -138,7 +138,7 @@ class OpenAIEngine:
         replies = self._wire.ask(self._calls(requests))
         return [self._completion(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending[Completion]]:
         """Send each request, as far as `concurrency` allows, and return at once. Raises as `generate` does before it
         sends anything; a cancelled future closes its connection."""
         futures = self._wire.start(self._calls(requests))

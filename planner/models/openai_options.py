@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from planner.errors import InputError
 from planner.models.cost import ModelShape
+from planner.models.published import find_published
 
 __all__ = ["Capabilities", "Endpoint", "OpenAIOptions"]
 
@@ -54,19 +55,19 @@ class OpenAIOptions:
     """How to reach a server and what to ask of it.
 
     `base_urls` usually end in `/v1`; requests are spread over them. `model` None: the only one that the server lists.
-    `tokenizer` is a local folder (exact counts, chat template applied here), `config` a config.json (prices tokens in
-    FLOPs). `endpoint` "auto" takes completions where the template can be applied here or by the
-    server's tokenizer, else chat. `system` is put
-    before every prompt. `revision` tells apart weights that a server serves under one name. `api_key_env` names the
-    environment variable that holds the key. `timeout` is for one try of one request, in seconds; `retries` further
-    tries follow a failure that may pass. `concurrency` requests are open at once. `prefix_cache` None: what the probe
-    finds. `max_context_tokens` None: what the server or the config says.
+    `tokenizer` is a local folder (exact counts, chat template applied here). `config` prices tokens in FLOPs: a
+    config.json, or the name or Hub id of a published model. `endpoint` "auto" takes completions where the template can
+    be applied here or by the server's tokenizer, else chat. `system` is put before every prompt. `revision` tells apart
+    weights that a server serves under one name. `api_key_env` names the environment variable that holds the key.
+    `timeout` is for one try of one request, in seconds; `retries` further tries follow a failure that may pass.
+    `concurrency` requests are open at once. `prefix_cache` None: what the probe finds. `max_context_tokens` None: what
+    the server or the config says.
     """
 
     base_urls: tuple[str, ...]
     model: str | None = None
     tokenizer: Path | None = None
-    config: Path | None = None
+    config: Path | str | None = None
     endpoint: Literal["auto", "completions", "chat"] = "auto"
     system: str | None = None
     revision: str | None = None
@@ -101,8 +102,10 @@ class OpenAIOptions:
                 raise _wrong(name, value, "1 or more")
         if self.tokenizer is not None and not self.tokenizer.is_dir():
             raise _wrong("tokenizer", str(self.tokenizer), "a folder that holds a tokenizer")
-        if self.config is not None and not self.config.is_file():
-            raise _wrong("config", str(self.config), "a model's config.json")
+        if self.config is not None and not Path(self.config).is_file():
+            if isinstance(self.config, Path) or self.config.endswith(".json"):
+                raise _wrong("config", str(self.config), _READERS["config"][1])
+            find_published(self.config, field="config")
         if self.api_key_env is not None and not os.environ.get(self.api_key_env):
             raise InputError(
                 "no such environment variable is set", where="engine", field="api_key_env", value=self.api_key_env,
@@ -113,13 +116,16 @@ class OpenAIOptions:
         """The model's shape by its `config`, None where none is given. Raises InputError where it cannot be used."""
         if self.config is None:
             return None
+        path = Path(self.config)
+        if not path.is_file():
+            return find_published(str(self.config), field="config").shape
         try:
-            config: Any = json.loads(self.config.read_text(encoding="utf-8"))
+            config: Any = json.loads(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"not JSON: {error}", where=str(self.config)) from None
+            raise InputError(f"not JSON: {error}", where=str(path)) from None
         if not isinstance(config, dict):
-            raise InputError("not an object", where=str(self.config), expected="a model's config.json")
-        return ModelShape.from_config(config, where=str(self.config))
+            raise InputError("not an object", where=str(path), expected="a model's config.json")
+        return ModelShape.from_config(config, where=str(path))
 
     @classmethod
     def from_spec(cls, spec: str) -> OpenAIOptions:
@@ -164,7 +170,7 @@ def _flag(text: str) -> bool:
 _READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "model": (str, "the name under which the server serves the model"),
     "tokenizer": (Path, "a folder that holds a tokenizer"),
-    "config": (Path, "a model's config.json"),
+    "config": (str, "a model's config.json, or the name of a published one (`planner models` lists them)"),
     "endpoint": (str, " or ".join(_ENDPOINTS)),
     "system": (str, "a system prompt"),
     "revision": (str, "a name for the weights"),

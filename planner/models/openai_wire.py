@@ -22,6 +22,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import httpx
 
 from planner.errors import EngineError
+from planner.models.openai_connections import Connections
 
 __all__ = ["Call", "Refused", "Unreadable", "Wire"]
 
@@ -29,7 +30,6 @@ T = TypeVar("T")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 8.0  # seconds between tries, doubling from one to the other
 _LONGEST_ASKED = 60.0  # seconds; a server that asks for a longer pause is reported instead
-_KEEP_ALIVE = 3.0  # seconds; vLLM drops idle connections after 5
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 529)
 _SILENCES = 2  # tries that may end in a timeout: each costs the whole timeout
 _REMEDIES = {
@@ -103,19 +103,14 @@ class Wire:
     ) -> None:
         self._servers = [_Server(url.rstrip("/")) for url in base_urls]
         self._key, self._timeout, self._retries = api_key, timeout, retries
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            # Reading the certificates takes longer than a small model's answer; plain http never looks at them.
-            verify=any(server.url.startswith("https:") for server in self._servers),
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0), pool=None),
-            limits=httpx.Limits(
-                max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=_KEEP_ALIVE
-            ),
-        )
+        urls = [server.url for server in self._servers]
+        self._connections = Connections(urls, api_key=api_key, timeout=timeout)
         self._slots = asyncio.Semaphore(concurrency)
         self._jitter = random.Random()  # of pauses only; no result depends on it
         self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=_serve, args=(self._loop, self._client), name="openai-engine", daemon=True)
+        thread = threading.Thread(
+            target=_serve, args=(self._loop, self._connections), name="openai-engine", daemon=True
+        )  # fmt: skip
         thread.start()
         self._end = weakref.finalize(self, _stop, self._loop, thread)
 
@@ -194,8 +189,8 @@ class Wire:
         silence = "is the server up, or is `timeout` too short for this many tokens?"
         try:
             # The client's own timeout is between two bytes; a server that drips would never reach it.
-            async with asyncio.timeout(self._timeout):
-                response = await self._client.request("GET" if call.body is None else "POST", url, json=call.body)
+            async with asyncio.timeout(self._timeout), self._connections.one(server.url) as client:
+                response = await client.request("GET" if call.body is None else "POST", url, json=call.body)
         except TimeoutError:
             raise _Trouble(f"no whole answer within {limit}", silence, silent=True) from None
         except httpx.TimeoutException as error:
@@ -258,14 +253,14 @@ def _asked_pause(text: str | None) -> float:
         return 0.0
 
 
-def _serve(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, connections: Connections) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
-        loop.run_until_complete(_settled(left, client.aclose()))
+        loop.run_until_complete(_settled(left, connections.aclose()))
     finally:
         loop.close()
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from planner.errors import EngineError, VerifierError
 from planner.models.openai_options import OpenAIOptions
 from planner.models.openai_wire import Call, Unreadable, Wire
+from planner.models.protocols import Pending
 
 __all__ = ["HttpPool", "LoopPool", "Rows"]
 
@@ -39,13 +42,15 @@ class HttpPool:
         (found,) = self._wire.ask([Call(path=path, read=read, label=path)])
         return found
 
-    def rows(self, inputs: Sequence[tuple[int, ...]]) -> list[Rows]:
+    def start(self, inputs: Sequence[tuple[int, ...]]) -> list[Pending[Rows]]:
         groups = [inputs[start : start + _INPUTS] for start in range(0, len(inputs), _INPUTS)]
-        try:
-            answers = self._wire.ask([self._call(group) for group in groups])
-        except EngineError as error:
-            raise VerifierError(f"{error}; for a verifier: {self._remedy}") from error
-        return [rows for answer in answers for rows in answer]
+        answers = self._wire.start([self._call(group) for group in groups])
+        parts = [
+            part
+            for group, answer in zip(groups, answers, strict=True)
+            for part in _parts(answer, len(group), lambda error: f"{error}; for a verifier: {self._remedy}")
+        ]
+        return [Pending(part, partial(_at, number % _INPUTS)) for number, part in enumerate(parts)]
 
     def close(self) -> None:
         self._wire.close()
@@ -68,21 +73,54 @@ class LoopPool:
     def __init__(self, loop: Any, name: str) -> None:
         self._loop, self._name = loop, name
 
-    def rows(self, inputs: Sequence[tuple[int, ...]]) -> list[Rows]:
+    def start(self, inputs: Sequence[tuple[int, ...]]) -> list[Pending[Rows]]:
         from vllm import PoolingParams
 
         futures = self._loop.submit([(ids, PoolingParams(task="token_classify")) for ids in inputs])
-        try:
-            outputs = [future.result() for future in futures]
-        except EngineError as error:
-            raise VerifierError(f"{self._name}: {error}") from error
-        finally:
-            for future in futures:
-                future.cancel()  # does nothing to those that are done
-        return [[_row(row) for row in output.outputs.data.tolist()] for output in outputs]
+        parts = [part for future in futures for part in _parts(future, 1, lambda error: f"{self._name}: {error}")]
+        return [Pending(part, _pooled) for part in parts]
 
     def close(self) -> None:
         self._loop.close()
+
+
+def _parts(whole: Future[Any], count: int, told: Callable[[EngineError], str]) -> list[Future[Any]]:
+    """`count` futures that end as `whole` does, each with its result; a failure is the verifier's. `whole` is cancelled
+    once all of them are."""
+    parts: list[Future[Any]] = [Future() for _ in range(count)]
+
+    def end(ended: Future[Any]) -> None:
+        if ended.cancelled():
+            for part in parts:
+                part.cancel()
+            return
+        failure = ended.exception()
+        if isinstance(failure, EngineError):
+            failure = VerifierError(told(failure))
+        for part in parts:
+            if not part.set_running_or_notify_cancel():
+                continue
+            if failure is None:
+                part.set_result(ended.result())
+            else:
+                part.set_exception(failure)
+
+    def drop(part: Future[Any]) -> None:
+        if part.cancelled() and all(each.cancelled() for each in parts):
+            whole.cancel()
+
+    for part in parts:
+        part.add_done_callback(drop)
+    whole.add_done_callback(end)
+    return parts
+
+
+def _at(number: int, answer: Sequence[Rows]) -> Rows:
+    return answer[number]
+
+
+def _pooled(output: Any) -> Rows:
+    return [_row(row) for row in output.outputs.data.tolist()]
 
 
 def _reader(inputs: int, tokens: int) -> Callable[[Any], list[Rows]]:

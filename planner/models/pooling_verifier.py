@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
@@ -21,7 +22,7 @@ from planner.models.cards import VerifierCard, load_card
 from planner.models.openai_dialect import read_models
 from planner.models.openai_options import OpenAIOptions
 from planner.models.pooling_backends import HttpPool, LoopPool, Rows
-from planner.models.protocols import VerifierInfo
+from planner.models.protocols import Pending, VerifierInfo, collected
 
 __all__ = ["PoolingVerifier", "open_pooling", "vllm_arguments", "vllm_flags"]
 
@@ -36,8 +37,9 @@ _NO_SERVER = ("system", "endpoint", "prefix_cache")
 class Pool(Protocol):
     """Where inputs are pooled."""
 
-    def rows(self, inputs: Sequence[tuple[int, ...]]) -> list[Rows]:
-        """For each input of token ids, the values at each of its step tags. Raises VerifierError."""
+    def start(self, inputs: Sequence[tuple[int, ...]]) -> list[Pending[Rows]]:
+        """For each input of token ids, the values at each of its step tags; returns at once. A result raises
+        VerifierError."""
         ...
 
     def close(self) -> None: ...
@@ -73,20 +75,28 @@ class PoolingVerifier:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[StepScores]:
         """Step scores for each request, in order."""
+        return collected(self.submit(requests))
+
+    def submit(self, requests: Sequence[ScoreRequest]) -> list[Pending[StepScores]]:
+        """Start each request and return at once. Raises VerifierError for an input that is too long, and starts nothing
+        then."""
         inputs = [self._tokens.whole(request.prompt, request.steps) for request in requests]
         for ids, _ in inputs:
             if self._limit is not None and len(ids) > self._limit:
                 raise VerifierError(
                     f"{self._info.name}: an input of {len(ids)} tokens is longer than its {self._limit}"
                 )
-        pooled = self._pool.rows([ids for ids, _ in inputs]) if inputs else []
-        results = []
-        for (ids, tags), rows in zip(inputs, pooled, strict=True):
-            # The tag's token may stand in the question too.
-            places = self._places(ids, rows)
-            scores = tuple(self._probability(rows[places[tag]]) for tag in tags)
-            results.append(StepScores(scores=scores, tokens=len(ids), new_tokens=len(ids), computed_tokens=len(ids)))
-        return results
+        started = self._pool.start([ids for ids, _ in inputs])
+        return [
+            Pending(each.future, partial(self._scores, ids, tags, each))
+            for each, (ids, tags) in zip(started, inputs, strict=True)
+        ]
+
+    def _scores(self, ids: Sequence[int], tags: Sequence[int], pooled: Pending[Rows], raw: Any) -> StepScores:
+        rows = pooled.read(raw)
+        places = self._places(ids, rows)  # the tag's token may stand in the question too
+        scores = tuple(self._probability(rows[places[tag]]) for tag in tags)
+        return StepScores(scores=scores, tokens=len(ids), new_tokens=len(ids), computed_tokens=len(ids))
 
     def _places(self, ids: Sequence[int], rows: Rows) -> dict[int, int]:
         """Which row belongs to which position."""
@@ -112,7 +122,7 @@ class PoolingVerifier:
         token is the pool's step tag."""
         ids, tags = self._tokens.whole(*_TRIED)
         inputs = [ids[: tags[-1]], ids[: tags[-1] + 1]]
-        for tried, rows in zip(inputs, self._pool.rows(inputs), strict=True):
+        for tried, rows in zip(inputs, collected(self._pool.start(inputs)), strict=True):
             self._places(tried, rows)
             for row in rows:
                 self._probability(row)

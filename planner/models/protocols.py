@@ -6,14 +6,25 @@ An implementation must hold these obligations; `planner.models.contract` checks 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from planner.core import Completion, GenerationRequest, ScoreRequest, StepScores
 from planner.models.cost import ModelShape
 
-__all__ = ["ContinuousEngine", "Engine", "EngineInfo", "Pending", "Verifier", "VerifierInfo"]
+__all__ = [
+    "ContinuousEngine",
+    "ContinuousVerifier",
+    "Engine",
+    "EngineInfo",
+    "Pending",
+    "Verifier",
+    "VerifierInfo",
+    "collected",
+]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +77,35 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Generic[T]):
     """A request under way. `future` ends when its answer is there; cancelling it drops the request."""
 
     future: Future[Any]
-    read: Callable[[Any], Completion]
+    read: Callable[[Any], T]
 
-    def completion(self) -> Completion:
-        """Waits for it. Raises what `Engine.generate` raises."""
+    def result(self) -> T:
+        """Waits for it. Raises what `Engine.generate` or `Verifier.score` raises."""
         return self.read(self.future.result())
+
+
+def collected(pending: Sequence[Pending[T]]) -> list[T]:
+    """All results, in order. Raises a failure as soon as there is one; the other requests are then dropped."""
+    try:
+        done = wait([each.future for each in pending], return_when=FIRST_EXCEPTION).done
+        for each in pending:
+            if each.future in done and (failure := each.future.exception()) is not None:
+                raise failure
+        return [each.result() for each in pending]
+    finally:
+        for each in pending:
+            each.future.cancel()  # does nothing to those that are done
 
 
 @runtime_checkable
 class ContinuousEngine(Engine, Protocol):
     """An engine whose running batch requests may join and leave at any time, so that nobody waits for others' ends."""
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending[Completion]]:
         """Start each request, in order, and return at once. Raises InputError or CapabilityError as `generate` does
         before it asks."""
         ...
@@ -104,4 +128,13 @@ class Verifier(Protocol):
 
     def reset(self) -> None:
         """Forget kept prefixes."""
+        ...
+
+
+@runtime_checkable
+class ContinuousVerifier(Verifier, Protocol):
+    """A verifier that is asked anew while it still scores what it was asked before."""
+
+    def submit(self, requests: Sequence[ScoreRequest]) -> list[Pending[StepScores]]:
+        """Start each request, in order, and return at once. Raises VerifierError as `score` does before it asks."""
         ...

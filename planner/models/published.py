@@ -53,9 +53,15 @@ def published_models() -> Mapping[str, PublishedModel]:
 
 
 def find_published(name: str, *, field: str = "model") -> PublishedModel:
-    """The model of this name or Hub id, in any case. Raises InputError with the nearest names where there is none."""
+    """The model of this name or Hub id (with or without its owner), in any case. Raises InputError with the nearest
+    names where there is none."""
     models = published_models()
-    known = {each.lower(): model for model in models.values() for each in (model.name, *model.ids)}
+    known = {
+        each.lower(): model
+        for model in models.values()
+        for full in (*model.ids, model.name)
+        for each in (full.rpartition("/")[2], full)
+    }
     found = known.get(name.lower())
     if found is None:
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)

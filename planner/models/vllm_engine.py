@@ -12,7 +12,7 @@ from planner.core import Completion, GenerationRequest, stable_hash
 from planner.errors import EngineError, InputError
 from planner.models.openai_dialect import Reply, ended_text
 from planner.models.openai_tokens import LocalTokens
-from planner.models.protocols import EngineInfo, Pending
+from planner.models.protocols import EngineInfo, Pending, collected
 from planner.models.vllm_loop import VllmLoop, VllmSpec
 
 __all__ = ["VllmEngine"]
@@ -74,14 +74,9 @@ class VllmEngine:
             InputError: an input fills the model's context; nothing was started.
             EngineError: vLLM refuses a request or has died; the others are dropped.
         """
-        pending = self.submit(requests)
-        try:
-            return [each.completion() for each in pending]
-        finally:
-            for each in pending:
-                each.future.cancel()  # does nothing to those that are done
+        return collected(self.submit(requests))
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending[Completion]]:
         """Start each request and return at once. Raises as `generate` does before it asks."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind

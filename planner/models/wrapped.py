@@ -94,7 +94,7 @@ class _Thinking(_Wrapped):
 class _Continuous(_Wrapped):
     engine: ContinuousEngine
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending]:
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Pending[Completion]]:
         """Start each request and return at once. Raises what the engine raises."""
         pending = self.engine.submit([self._asked(request) for request in requests])
         return [
@@ -102,7 +102,7 @@ class _Continuous(_Wrapped):
             for request, each in zip(requests, pending, strict=True)
         ]
 
-    def _read(self, request: GenerationRequest, pending: Pending, raw: Any) -> Completion:
+    def _read(self, request: GenerationRequest, pending: Pending[Completion], raw: Any) -> Completion:
         return self._told(request, pending.read(raw))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from planner.policy.masks import best_of_n_families, stops_at
 from planner.policy.statistics import Resamples, calibration_error, rank_correlation
 from planner.policy.table import BUCKET_EDGES, bucket_of, by_problem, masked_plans
+from planner.policy.verifier_curves import calibration_bins, length_bins, roc_points
 from planner.profiling.outcomes import Outcomes
 from planner.profiling.recorded import Pricing, Recorded, recorded_samples
 
@@ -73,12 +74,33 @@ def audit(bank: Bank, outcomes: Outcomes, resamples: Resamples) -> dict[str, Any
         {"configuration": outcomes.configurations[i].label, "reason": why}
         for i, why in masked_plans(outcomes, np.arange(len(outcomes.problem_ids))).items()
     ]
-    return {"figures": rows, "best_of_n": _by_n(outcomes), "masked": masked}
+    drawn = [_curves(r, rows, resamples) for r in recorded if r.draws.scores]
+    return {"figures": rows, "curves": drawn, "best_of_n": _by_n(outcomes), "masked": masked}
+
+
+def _curves(r: Recorded, rows: list[dict[str, Any]], resamples: Resamples) -> dict[str, Any]:
+    """What is drawn of one policy model and temperature, read with the aggregation of the highest AUC within
+    problems."""
+    mine = [row for row in rows if row["bucket"] == "all"
+            and (row["policy_model"], row["temperature"]) == (r.policy_model, r.temperature)]  # fmt: skip
+    aggregation = max(mine, key=lambda row: row["auc_within"] or 0.0)["aggregation"] if mine else "last"
+    scores, correct, scored = _scored(r, aggregation)
+    return {
+        "verifier": r.verifier, "policy_model": r.policy_model, "temperature": r.temperature,
+        "aggregation": aggregation, "roc": roc_points(scores, correct, scored),
+        "calibration": calibration_bins(scores, correct, scored, resamples),
+        "length": length_bins(scores, correct, r.tokens, scored, resamples),
+    }  # fmt: skip
+
+
+def _scored(r: Recorded, aggregation: str) -> tuple[Floats, Floats, Bools]:
+    """Scores, labels, and which samples [P, n] have both."""
+    scores, correct = r.draws.scores[aggregation], r.draws.correct
+    return scores, correct, r.draws.present & r.draws.finished & ~np.isnan(scores) & ~np.isnan(correct)
 
 
 def _figures(r: Recorded, aggregation: str, bucket: Ints, resamples: Resamples) -> list[dict[str, Any]]:
-    scores, correct = r.draws.scores[aggregation], r.draws.correct
-    scored = r.draws.present & r.draws.finished & ~np.isnan(scores) & ~np.isnan(correct)
+    scores, correct, scored = _scored(r, aggregation)
     within = within_auc(scores, correct, scored)
     found = []
     for b, name in ((-1, "all"), *enumerate(BUCKET_EDGES)):
@@ -93,7 +115,7 @@ def _figures(r: Recorded, aggregation: str, bucket: Ints, resamples: Resamples) 
                 "aggregation": aggregation, "bucket": name, "problems": int(mine.sum()),
                 "problems_with_both": int(both.sum()),
                 "auc_within": float(within[both].mean()) if both.any() else None,
-                "auc_within_ci": list(_weighted_interval(within, both, resamples)) if both.sum() > 1 else None,
+                "auc_within_ci": _interval(within, both, resamples),
                 "auc_pooled": pooled_auc(scores[keep], correct[keep]),
                 "calibration_error": _calibration(scores, correct, keep),
                 "length_correlation": {
@@ -105,11 +127,11 @@ def _figures(r: Recorded, aggregation: str, bucket: Ints, resamples: Resamples) 
     return found
 
 
-def _weighted_interval(values: Floats, where: Bools, resamples: Resamples) -> tuple[float, float]:
-    """95 % interval of the mean over the problems in `where`, from resamples of all problems."""
-    drawn = resamples.means(np.where(where, values, 0.0)) / np.maximum(resamples.means(where.astype(float)), 1e-12)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
+def _interval(values: Floats, where: Bools, resamples: Resamples) -> list[float] | None:
+    """95 % interval of the mean over the problems in `where`; None where they are fewer than two."""
+    if where.sum() < 2:
+        return None
+    return list(resamples.ratio_interval(np.where(where, values, 0.0), where.astype(np.float64)))
 
 
 def _calibration(scores: Floats, correct: Floats, keep: Bools) -> float | None:

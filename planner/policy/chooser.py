@@ -21,21 +21,16 @@ from planner.models.cost import ModelShape
 from planner.models.latency import LatencyModel
 from planner.policy.allocate import allocate
 from planner.policy.choose import PlanTable, choose_one, choose_plans, mean_over
-from planner.policy.deadline import in_time, refuse_slow, seconds_text
+from planner.policy.deadline import in_time, refuse_slow
+from planner.policy.decisions import Decisions, both
 from planner.policy.features import COUNTS, extract
 from planner.policy.open_ended import looks_open_ended
-from planner.policy.plan import Plan, amount_text, describe
+from planner.policy.plan import amount_text, describe
 from planner.policy.predictor import DifficultyPredictor
 from planner.strategies import Strategy, from_dict
 
-__all__ = ["Chooser", "Decisions", "flops_per_token", "share_budget"]
+__all__ = ["Chooser", "Look", "flops_per_token", "share_budget"]
 
-_UNFAMILIAR = (
-    "this prompt is unlike anything profiled ({:.1f} times the limit): it is planned by the profiled base rates"
-)
-_OPEN_ENDED = (
-    "this prompt seems open-ended, without an answer to check or vote on: expected accuracy does not apply to it"
-)
 _CHUNK = 128
 """Prompts whose features are taken together: few enough for their arrays to stay in the processor's cache."""
 
@@ -49,88 +44,13 @@ def flops_per_token(shape: ModelShape) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Decisions:
-    """What one call decided for P prompts, as arrays; `planner.policy.plan.Plan` is a view of one row.
+class Look:
+    """Success probability `predicted` [P], `strangeness` [P] (NaN unknown) and whether each prompt seems open-ended
+    [P]."""
 
-    `amounts` [P] are the budgets in the policy's unit, `shared` the one budget they all came from (None: each its own).
-    `index` [P] is the plan, `usual` [P] what is chosen without exploring, `propensity` [P] the probability of `index`.
-    """
-
-    chooser: Chooser
-    shared: Budget | None
-    amounts: Floats
-    distribution: Floats
+    predicted: Floats
     strangeness: Floats
     open_ended: Mask
-    allowed: Mask | None
-    index: NDArray[np.int64]
-    usual: NDArray[np.int64]
-    propensity: Floats
-    token: str
-
-    def budget_of(self, row: int) -> Budget:
-        if self.shared is not None:
-            return self.shared
-        return Budget(float(self.amounts[row]), "tokens" if self.chooser.unit == "tokens" else "flops")
-
-    def mask_of(self, row: int) -> Mask | None:
-        quick = in_time(self.chooser.table, self.distribution[row][None], self.shared)
-        return _both(self.chooser.mask(self.allowed, bool(self.open_ended[row])), None if quick is None else quick[0])
-
-    def plans(self) -> list[Plan]:
-        return [Plan(self, row) for row in range(len(self.index))]
-
-    def warnings(self, row: int) -> tuple[str, ...]:
-        strangeness = float(self.strangeness[row])
-        texts = (
-            self.chooser.warning,
-            self.chooser.predictor.note,
-            _UNFAMILIAR.format(strangeness) if strangeness > 1 else None,
-            _OPEN_ENDED if self.open_ended[row] else None,
-        )
-        return tuple(text for text in texts if text)
-
-    def reason(self, row: int) -> str:
-        """One sentence."""
-        chooser, table = self.chooser, self.chooser.table
-        index, weights, budget = int(self.index[row]), self.distribution[row], self.budget_of(row)
-        expected, cost = (
-            float(mean_over(weights[None], values[index][None])[0, 0]) for values in (table.accuracy, table.cost)
-        )
-        likely = int(weights.argmax())
-        prompt = f"a prompt that is {table.buckets[likely]} with {weights[likely]:.0%} probability"
-        price = amount_text(cost, chooser.unit)
-        if budget.seconds is not None:
-            price += f" in {seconds_text(float(weights @ table.seconds[index]))}"
-        head = f"{chooser.names[index]} is expected to answer {prompt} correctly {expected:.1%} of the time for {price}"
-        if index != self.usual[row]:
-            usual = chooser.names[int(self.usual[row])]
-            return f"{head}: drawn at random to explore within {budget}, where {usual} would have been chosen."
-        line = table.row(float(self.amounts[row]))
-        if self._hopeless(row):
-            return f"{head}: success is hopeless within {budget} whatever is tried, so this is the cheapest plan."
-        if budget.seconds is not None:
-            return f"{head}: the best of the plans that fit {budget} 99 times in 100."
-        fixed = int(table.best_fixed[line]) if line >= 0 else -1
-        if fixed < 0:
-            return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
-        if table.fallback[line, likely] and index == int(table.cells[line, likely]):
-            return f"{head}: no other gain was significant there, so this is the best fixed strategy within {budget}."
-        if index == fixed:
-            return f"{head}: it is also the best fixed strategy within {budget}."
-        gain = expected - float(weights @ table.accuracy[fixed])
-        saved = float(weights @ table.cost[fixed]) / max(cost, 1e-30)
-        if gain < 0.005 and saved > 1:
-            return f"{head}: more is not expected to help, {chooser.names[fixed]} would cost {saved:.1f} times as much."
-        return (
-            f"{head}: {100 * gain:+.1f} points against the best fixed strategy within {budget}, {chooser.names[fixed]}."
-        )
-
-    def _hopeless(self, row: int) -> bool:
-        choice = choose_plans(
-            self.chooser.table, self.distribution[row][None], self.amounts[row], allowed=self.mask_of(row)
-        )
-        return bool(choice.hopeless[0])
 
 
 class Chooser:
@@ -156,8 +76,10 @@ class Chooser:
         allowed: Mask | None = None,
         explore: float = 0.0,
         draw: random.Random | None = None,
+        probing: bool = False,
     ) -> Decisions:
-        """A plan for each prompt, each within `budget`; `allowed` [C] leaves plans out.
+        """A plan for each prompt, each within `budget`; `allowed` [C] leaves plans out; with `probing` the plans say
+        where they begin with the policy's probe.
 
         With `explore` the plan is, with that probability, drawn evenly from all that fit the budget. Raises InputError
         for what is no text, BudgetError where the budget pays for no plan, CapabilityError where none is allowed.
@@ -174,7 +96,18 @@ class Chooser:
             )
         token = os.urandom(12).hex()
         return Decisions(
-            self, budget, amounts, distribution, strangeness, open_ended, allowed, index, usual, propensity, token
+            self,
+            budget,
+            amounts,
+            distribution,
+            strangeness,
+            open_ended,
+            allowed,
+            index,
+            usual,
+            propensity,
+            token,
+            probing,
         )
 
     def difficulty(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
@@ -200,25 +133,28 @@ class Chooser:
             "strangeness": None if familiarity is None else float(familiarity.measure(extracted)[0]),
         }
 
-    def _predict(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
-        predictor, count = self.predictor, len(prompts)
+    def look(self, prompts: Sequence[str]) -> Look:
+        """What the prompts' texts tell."""
+        predictor = self.predictor
         extracted = extract(prompts, predictor.spec)
         # The features know already which prompts hold none of its words, as far as these are ASCII.
         open_ended = extracted.open_worded
         for row, (worded, prompt) in enumerate(zip(open_ended.tolist(), prompts, strict=True)):
             if worded or not prompt.isascii():
                 open_ended[row] = looks_open_ended(prompt)
-        if predictor.trees is None:
-            distribution = np.repeat(self.base_rates[None], count, axis=0)
+        return Look(*predictor.look(extracted, prompts), open_ended)
+
+    def _predict(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
+        predictor, found = self.predictor, self.look(prompts)
+        if predictor.constant:
+            distribution = np.repeat(self.base_rates[None], len(prompts), axis=0)
         else:
-            distribution = predictor.spread.between(self._buckets, predictor.predict_features(extracted))
-        if predictor.familiarity is None:
-            return distribution, np.full(count, np.nan), open_ended
-        strangeness = predictor.familiarity.measure(extracted)
-        strange = strangeness > 1
-        if strange.any():
-            distribution[strange] = self.base_rates
-        return distribution, strangeness, open_ended
+            distribution = predictor.spread.between(self._buckets, found.predicted)
+        if predictor.familiarity is not None:
+            strange = found.strangeness > 1
+            if strange.any():
+                distribution[strange] = self.base_rates
+        return distribution, found.strangeness, found.open_ended
 
     def mask(self, allowed: Mask | None, open_ended: bool) -> Mask | None:
         """The plans [C] that may be chosen; a prompt without a checkable answer gets no vote, where there is another
@@ -235,7 +171,7 @@ class Chooser:
         if len(distribution) == 1:
             mask = self.mask(allowed, bool(open_ended[0]))
             only = choose_one(
-                self.table, distribution[0], float(amounts[0]), _both(mask, None if quick is None else quick[0])
+                self.table, distribution[0], float(amounts[0]), both(mask, None if quick is None else quick[0])
             )
             if only < 0:
                 self._refuse(distribution[0], mask, budget)
@@ -246,8 +182,8 @@ class Chooser:
             if not len(rows):
                 continue
             mask = self.mask(allowed, is_open)
-            both = _both(mask, None if quick is None else quick[rows])
-            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=both).plan
+            left = both(mask, None if quick is None else quick[rows])
+            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=left).plan
             if plan.min() < 0:
                 self._refuse(distribution[rows[plan < 0][0]], mask, budget)
             index[rows] = plan
@@ -377,14 +313,6 @@ def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, all
 def require_texts(prompts: Sequence[str]) -> None:
     if not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError("a prompt is a text", field="prompt", expected="str")
-
-
-def _both(mask: Mask | None, quick: Mask | None) -> Mask | None:
-    """Plans that both leave in."""
-    if mask is None or quick is None:
-        return mask if quick is None else quick
-    both: Mask = mask & quick
-    return both
 
 
 def _spec(plan: Mapping[str, Any]) -> Strategy:

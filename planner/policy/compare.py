@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.core import stable_hash
 from planner.policy.evaluate import BASELINES, METHODS, HeldOut, Track
 from planner.policy.statistics import (
     Resamples,
@@ -19,7 +20,7 @@ from planner.policy.statistics import (
 from planner.policy.table import BUCKET_EDGES, bucket_of
 from planner.profiling.outcomes import Outcomes
 
-__all__ = ["budget_comparisons", "curves", "efficiency", "gap_closed", "part_costs", "predictor_figures"]
+__all__ = ["budget_comparisons", "by_problem", "curves", "efficiency", "gap_closed", "part_costs", "predictor_figures"]
 
 Floats = NDArray[np.float64]
 
@@ -56,6 +57,21 @@ def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) 
             }
         )
     return entries
+
+
+def by_problem(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
+    """The policy's held-out accuracy on each problem at each of the table's budgets, so that two policies can be
+    compared on the same problems.
+
+    `problems` are keys of id and prompt, and `thousandths` has a text for each budget with a number for each problem:
+    texts, because a line for each number would be most of the file.
+    """
+    keys = [stable_hash(*pair)[:10] for pair in zip(outcomes.problem_ids, outcomes.prompts, strict=True)]
+    rows = []
+    for s in range(0, len(held.budgets), 2):
+        values = outcomes.by_problem(held.tracks["policy"].accuracy[:, s])
+        rows.append(" ".join(f"{1000 * v:.0f}" for v in values.tolist()))
+    return {"problems": " ".join(keys), "budgets": held.budgets[::2], "thousandths": rows}
 
 
 def _method(track: Track, setting: int, outcomes: Outcomes, resamples: Resamples) -> dict[str, Any] | None:
@@ -247,6 +263,8 @@ def _point(outcomes: Outcomes, resamples: Resamples, i: int, bucket: NDArray[np.
         "ci": list(resamples.interval(outcomes.by_problem(values))),
         "buckets": buckets,
         "plan": outcomes.configurations[i].label,
+        "hyperparameters": dict(outcomes.configurations[i].hyperparameters),
+        "verifier": outcomes.configurations[i].verifier,
         "parts": [float(x[:, i].mean()) for x in (outcomes.prefill, outcomes.decode, outcomes.verifier)],
     }
 

@@ -6,7 +6,7 @@ choosing no trees at all is one of the choices: with few problems the base rate 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import InputError
-from planner.policy.familiarity import Familiarity
+from planner.policy.calibrate import fit_far, fit_near, log_loss, prefers_isotonic, splits
+from planner.policy.familiarity import Familiarity, held_out_shares
 from planner.policy.features import COUNTS, FeatureSpec, extract
-from planner.policy.predictor import Calibration, DifficultyPredictor, Spread
+from planner.policy.predictor import Calibration, DifficultyPredictor, Far, Spread
+from planner.policy.refine import fit_refinement
 from planner.policy.trees import Trees
 
 __all__ = ["DifficultyPredictor", "fit_difficulty", "make_folds"]
 
 _FEWEST_PROBLEMS = 30
 """Below this many problems no trees are tried: their choice could not be told from noise."""
-_ISOTONIC_PROBLEMS = 500
+_FAMILIAR = 0.95
+"""Share of held-out problems that are familiar for certain."""
+_FEWEST_GROUPS = 3
+"""Fewer cannot show how predictions fare in a group that was left out."""
+_MOST_LEFT_OUT = 20
 _EPSILON = 1e-3
 _Q_GRID = np.linspace(0.005, 0.995, 45)
 _P_GRID = np.linspace(0.0, 1.0, 101)
@@ -73,10 +79,13 @@ def fit_difficulty(
     seed: int = 0,
     folds: int = 5,
     policy_model: str | None = None,
+    embeddings: Floats | None = None,
 ) -> DifficultyPredictor:
     """Fit on P problems with `successes` [P] (may be fractional) of `trials` [P]; 0 trials means unknown.
 
-    With `groups`, folds never cut a group (problems without one stand alone). Where no prompt is known the result
+    With `groups` (templates, sources; problems without one stand alone) it also learns how much less to believe of
+    prompts from a group that was not profiled. `embeddings` [P, E] (`planner.models.embedding`) refine predictions
+    where that helps on held-out problems, and are then computed for every prompt. Where no prompt is known the result
     predicts the base rate and its `note` says so. The same arguments give the same predictor. Raises InputError when
     nothing at all is known.
     """
@@ -104,7 +113,8 @@ def fit_difficulty(
         spread = _fit_spread(np.full(int(measured.sum()), base), successes[measured], trials[measured])
         return DifficultyPredictor(
             spec=spec, trees=None, model_text="", calibration=Calibration(), spread=spread, familiarity=None,
-            base_rate=base, problems=int(measured.sum()), policy_model=policy_model, note=why, fit_={}, oof_=oof,
+            base_rate=base, problems=int(measured.sum()), policy_model=policy_model, note=why, fit_={},
+            oof_=oof, oof_apart_=oof,
         )  # fmt: skip
 
     rows = np.flatnonzero(usable)
@@ -112,33 +122,53 @@ def fit_difficulty(
     k, n = successes[rows], trials[rows]
     weight = _weights(k, n)
     names = None if groups is None else [groups[int(i)] for i in rows]
-    fold = make_folds(len(rows), folds, seed=seed, groups=names)
+    fold = make_folds(len(rows), folds, seed=seed)
     best = _search(extracted.matrix, k / n, weight, fold, seed)
-    familiarity = Familiarity.fit(extracted, make_folds(len(rows), folds, seed=seed))
-    out = np.full(len(prompts), np.nan)
+    familiarity = Familiarity.fit(extracted, fold)
+    out, out_apart = np.full(len(prompts), np.nan), np.full(len(prompts), np.nan)
     fit: dict[str, Any] = {"folds": folds, "seed": seed, "base_log_loss": best.base_loss, "log_loss": best.loss}
     trees: Trees | None = None
     note: str | None = None
     text, calibration = "", Calibration()
     if best.rounds == 0:
         note = f"prompts of {len(rows)} problems predict success no better than the base rate, which is used"
-        out[rows] = best.oof
+        out[rows] = out_apart[rows] = best.oof
     else:
         assert best.trial is not None
         text = _train(extracted.matrix, k / n, weight, best.trial, best.rounds, seed).model_to_string()
         trees = Trees.from_text(text)
-        isotonic = _prefers_isotonic(best.oof, k / n, weight, fold)
+        isotonic = prefers_isotonic(best.oof, k / n, weight, fold)
         held = np.empty(len(rows))
-        for train, test in _splits(fold):
-            held[test] = _calibrate(best.oof[train], (k / n)[train], weight[train], isotonic)(best.oof[test])
-        out[rows] = held
-        calibration = _calibrate(best.oof, k / n, weight, isotonic)
+        for train, test in splits(fold):
+            held[test] = fit_near(best.oof[train], (k / n)[train], weight[train], isotonic)(best.oof[test])
+        out[rows] = out_apart[rows] = held
+        calibration = fit_near(best.oof, k / n, weight, isotonic)
         fit |= {"leaves": best.trial.leaves, "hashed": best.trial.hashed, "rounds": best.rounds}
-        fit |= {"calibration": "isotonic" if isotonic else "platt", "held_out_log_loss": _log_loss(held, k / n, weight)}
+        fit |= {"calibration": "isotonic" if isotonic else "platt", "held_out_log_loss": log_loss(held, k / n, weight)}
+    far = None
+    if names is not None and len(set(names)) >= _FEWEST_GROUPS and best.trial is not None:
+        apart = make_folds(len(rows), folds, seed=seed, groups=names)
+        unseen = (held_out_shares(extracted, fold)[0], held_out_shares(extracted, apart)[0])
+        start, end = float(np.quantile(unseen[0], _FAMILIAR)), float(np.median(unseen[1]))
+        if end > start:
+            # Held-out groups look stranger than held-out problems do: the cases can be told apart.
+            raw = _out_of_fold(extracted.matrix, k / n, weight, apart, best.trial, best.rounds, seed)[-1]
+            each = make_folds(len(rows), _MOST_LEFT_OUT, seed=seed, groups=names)
+            line, out_apart[rows] = fit_far(raw, k / n, weight, each)
+            far = Far(line, start, end)
+    embedding = None
+    if embeddings is not None:
+        names_of = [f"embedding_{i}" for i in range(embeddings.shape[1])]
+        found = fit_refinement(out[rows], embeddings[None, rows], k[None], n[None], names_of, fold=fold)
+        if np.isfinite(found.penalty) and found.oof_ is not None:
+            embedding, note = found, None
+            out[rows] = found.oof_[0]
+            out_apart[rows] = found.predict(out_apart[rows], embeddings[rows])
+        fit |= {"embedding_penalty": found.penalty if embedding else None, "embedding_log_loss": found.log_loss}
     return DifficultyPredictor(
         spec=spec, trees=trees, model_text=text, calibration=calibration, spread=_fit_spread(out[rows], k, n),
-        familiarity=familiarity, base_rate=base, problems=len(rows), policy_model=policy_model, note=note,
-        fit_=fit, oof_=out,
+        familiarity=familiarity, far=far, embedding=embedding, base_rate=base, problems=len(rows),
+        policy_model=policy_model, note=note, fit_=fit, oof_=out, oof_apart_=out_apart,
     )  # fmt: skip
 
 
@@ -178,28 +208,31 @@ class _Best:
 
 def _search(matrix: Floats, label: Floats, weight: Floats, fold: Ints, seed: int) -> _Best:
     constant = np.empty(len(label))
-    for train, test in _splits(fold):
+    for train, test in splits(fold):
         constant[test] = np.clip(np.average(label[train], weights=weight[train]), _EPSILON, 1 - _EPSILON)
-    base_loss = _log_loss(constant, label, weight)
+    base_loss = log_loss(constant, label, weight)
     best = _Best(None, 0, constant, base_loss, base_loss)
     for trial in _TRIALS:
         if len(label) < trial.fewest_problems:
             continue
-        raw = np.empty((_ROUNDS, len(label)))
-        for train, test in _splits(fold):
-            model = _train(matrix[train], label[train], weight[train], trial, _ROUNDS, seed)
-            raw[:, test] = _staged(Trees.from_text(model.model_to_string()), matrix[test])
-        loss = np.array([_log_loss(1 / (1 + np.exp(-r)), label, weight) for r in raw])
+        raw = _out_of_fold(matrix, label, weight, fold, trial, _ROUNDS, seed)
+        loss = np.array([log_loss(1 / (1 + np.exp(-r)), label, weight) for r in raw])
         at = int(loss.argmin())
         if loss[at] < best.loss:
             best = _Best(trial, at + 1, raw[at], float(loss[at]), base_loss)
     return best
 
 
-def _staged(trees: Trees, matrix: Floats) -> Floats:
-    """Log-odds after each tree, [rounds, P]; trees that could not be grown repeat the last."""
-    staged = trees.leaves(matrix).cumsum(axis=1).T
-    return np.concatenate((staged, np.repeat(staged[-1:], _ROUNDS - len(staged), axis=0)))
+def _out_of_fold(
+    matrix: Floats, label: Floats, weight: Floats, fold: Ints, trial: _Trial, rounds: int, seed: int
+) -> Floats:
+    """Log-odds of held-out problems after each tree, [rounds, P]; trees that could not be grown repeat the last."""
+    raw = np.empty((rounds, len(label)))
+    for train, test in splits(fold):
+        model = _train(matrix[train], label[train], weight[train], trial, rounds, seed)
+        staged = Trees.from_text(model.model_to_string()).leaves(matrix[test]).cumsum(axis=1).T
+        raw[:, test] = np.concatenate((staged, np.repeat(staged[-1:], rounds - len(staged), axis=0)))
+    return raw
 
 
 def _train(matrix: Floats, label: Floats, weight: Floats, trial: _Trial, rounds: int, seed: int) -> Any:
@@ -211,16 +244,6 @@ def _train(matrix: Floats, label: Floats, weight: Floats, trial: _Trial, rounds:
     parameters = trial.parameters(len(label), seed)
     data = lightgbm.Dataset(matrix, label, weight=weight, params=parameters)
     return lightgbm.train(parameters, data, num_boost_round=rounds)
-
-
-def _splits(fold: Ints) -> Iterator[tuple[Ints, Ints]]:
-    for f in range(int(fold.max()) + 1):
-        yield np.flatnonzero(fold != f), np.flatnonzero(fold == f)
-
-
-def _log_loss(p: Floats, label: Floats, weight: Floats) -> float:
-    p = np.clip(p, 1e-6, 1 - 1e-6)
-    return float(np.average(-(label * np.log(p) + (1 - label) * np.log(1 - p)), weights=weight))
 
 
 def _base_rate(k: Floats, n: Floats) -> float:
@@ -241,39 +264,6 @@ def _weights(k: Floats, n: Floats) -> Floats:
     weight = n / (1 + (n - 1) * rho)
     scaled: Floats = weight / weight.mean()
     return scaled
-
-
-def _calibrate(raw: Floats, label: Floats, weight: Floats, isotonic: bool) -> Calibration:
-    if isotonic:
-        from sklearn.isotonic import IsotonicRegression
-
-        fitted = IsotonicRegression(y_min=_EPSILON, y_max=1 - _EPSILON, out_of_bounds="clip")
-        fitted.fit(raw, label, sample_weight=weight)
-        return Calibration(knots=(fitted.X_thresholds_.astype(np.float64), fitted.y_thresholds_.astype(np.float64)))
-    # Platt by Newton's method with a weak prior at slope 1, which holds the map together on few problems.
-    design = np.stack((np.ones_like(raw), raw), axis=1)
-    beta, prior, strength = np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.diag([0.1, 2.0])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        gradient = design.T @ (weight * (p - label)) + strength @ (beta - prior)
-        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + strength
-        step = np.linalg.solve(curvature, gradient)
-        beta = beta - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return Calibration(intercept=float(beta[0]), slope=float(max(beta[1], 0.0)))
-
-
-def _prefers_isotonic(raw: Floats, label: Floats, weight: Floats, fold: Ints) -> bool:
-    if len(raw) < _ISOTONIC_PROBLEMS:
-        return False
-    loss = [0.0, 0.0]
-    for isotonic in (False, True):
-        held = np.empty(len(raw))
-        for train, test in _splits(fold):
-            held[test] = _calibrate(raw[train], label[train], weight[train], isotonic)(raw[test])
-        loss[isotonic] = _log_loss(held, label, weight)
-    return loss[True] < loss[False]
 
 
 def _fit_spread(q: Floats, k: Floats, n: Floats) -> Spread:

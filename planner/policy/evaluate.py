@@ -21,7 +21,7 @@ from planner.profiling.outcomes import Outcomes
 if TYPE_CHECKING:
     from planner.policy.predictor import DifficultyPredictor
 
-__all__ = ["BASELINES", "METHODS", "HeldOut", "Track", "cross_validate", "fit_predictor", "put_oracle"]
+__all__ = ["BASELINES", "METHODS", "FoldFit", "HeldOut", "Track", "cross_validate", "fit_predictor", "put_oracle"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -67,13 +67,23 @@ class Track:
         return total
 
 
+@dataclass(frozen=True, slots=True)
+class FoldFit:
+    """What one fold's training problems taught; `train` and `test` are indices of problems."""
+
+    train: Ints
+    test: Ints
+    predictor: DifficultyPredictor
+    fitted: Fitted
+
+
 @dataclass(slots=True)
 class HeldOut:
     """What cross-validation measured. `budgets` [S]; `levels` are the N at which baselines set accuracy levels.
 
     `predicted` [problems] and `distribution` [problems, B] come from the predictor of the fold that held the problem
     out; `base` [problems] is that fold's base rate. `chosen` and `held` are accuracies of the policy with oracle
-    difficulty on training and held-out problems, [folds, S].
+    difficulty on training and held-out problems, [folds, S]. `folds` are what each fold fitted.
     """
 
     budgets: list[float]
@@ -85,16 +95,17 @@ class HeldOut:
     base: Floats
     chosen: list[Floats] = field(default_factory=list)
     held: list[Floats] = field(default_factory=list)
+    folds: list[FoldFit] = field(default_factory=list)
 
 
 def cross_validate(
     outcomes: Outcomes, budgets: list[float], *, folds: int, seed: int, trials: int, verifier: str | None,
-    by_group: bool = False, progress: Callable[[int], None] | None = None,
+    by_group: bool = False, embeddings: Floats | None = None, progress: Callable[[int], None] | None = None,
 ) -> HeldOut:  # fmt: skip
     """Repeat the whole fit without each fold's problems (or groups) and run what it chose on them.
 
-    `progress` is called with the folds done. `budgets` rises; every second one, from the first, is a row of the
-    policy's table, those between show the curve only.
+    `embeddings` [problems, E] may refine predictors. `progress` is called with the folds done. `budgets` rises; every
+    second one, from the first, is a row of the policy's table, those between show the curve only.
     """
     from planner.policy.difficulty import make_folds
 
@@ -115,24 +126,28 @@ def cross_validate(
         if progress is not None:
             progress(f)
         train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
-        predictor = fit_predictor(outcomes, train, seed=seed)
+        predictor = fit_predictor(outcomes, train, seed=seed, embeddings=embeddings)
         held.predicted[test] = predictor.predict([outcomes.prompts[i] or "" for i in test])
         held.base[test] = predictor.base_rate
         held.distribution[test] = predictor.distribution_of(held.predicted[test], BUCKET_EDGES)
         fitted = fit_plans(outcomes, train, budgets[::2], trials=trials, seed=seed, verifier=verifier)
+        held.folds.append(FoldFit(train, test, predictor, fitted))
         _policy(held, outcomes, fitted, train, test)
         _fixed(held, outcomes, fitted, strategy, samples, np.flatnonzero(np.isin(outcomes.problem_index, test)))
     put_oracle(held, outcomes)
     return held
 
 
-def fit_predictor(outcomes: Outcomes, problems: Ints, *, seed: int) -> DifficultyPredictor:
+def fit_predictor(
+    outcomes: Outcomes, problems: Ints, *, seed: int, embeddings: Floats | None = None
+) -> DifficultyPredictor:
     """The difficulty predictor of the reference model, from these problems' samples."""
     from planner.policy.difficulty import fit_difficulty
 
     return fit_difficulty(
         [outcomes.prompts[i] for i in problems], outcomes.successes[problems], outcomes.trials[problems],
         groups=[outcomes.groups[i] for i in problems], seed=seed, policy_model=outcomes.reference_model,
+        embeddings=None if embeddings is None else embeddings[problems],
     )  # fmt: skip
 
 

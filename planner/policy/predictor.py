@@ -1,7 +1,8 @@
 """A fitted difficulty predictor: from a prompt to a distribution over its success probability. numpy only.
 
 Kept as text: `model_difficulty.txt` (LightGBM's format), `features.json` (which features) and `calibration.json` (the
-map from log-odds to probability, the spread of true success around a prediction, the range of profiled prompts).
+maps from log-odds to probability, the spread of true success around a prediction, the range of profiled prompts), and
+`embedding.json` where sentence embeddings help.
 Nothing in a predictor changes after it was made, so any number of threads may share one.
 """
 
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 from planner.errors import InputError, PolicyError
 from planner.policy.familiarity import Familiarity
 from planner.policy.features import Extracted, FeatureSpec, extract
+from planner.policy.refine import Refinement
 from planner.policy.trees import Trees
 
-__all__ = ["Calibration", "DifficultyPredictor", "Edges", "Spread", "bucket_edges"]
+__all__ = ["Calibration", "DifficultyPredictor", "Edges", "Far", "Spread", "bucket_edges"]
 
 Edges = Mapping[str, Sequence[float]]
 """Bucket name to [low, high) of the success probability, hardest first, as policy.json's `bucket_edges`."""
 
 _MODEL, _FEATURES, _CALIBRATION = "model_difficulty.txt", "features.json", "calibration.json"
+_EMBEDDING = "embedding.json"
 SCHEMA_VERSION = 1
 
 
@@ -41,13 +44,39 @@ class Calibration:
     knots: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
     def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.knots is not None:
-            return np.interp(raw, *self.knots)
-        if len(raw) == 1:
-            # The same operations on a plain number; numpy's exp, which may round otherwise than the C library's.
-            odds = min(max(self.intercept + self.slope * float(raw[0]), -30.0), 30.0)
-            return np.array([1 / (1 + float(np.exp(-odds)))])
-        return 1 / (1 + np.exp(-np.minimum(np.maximum(self.intercept + self.slope * raw, -30), 30)))
+        return np.interp(raw, *self.knots) if self.knots is not None else _sigmoid(self.odds(raw))
+
+    def odds(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The calibrated log-odds, [P]."""
+        if self.knots is None:
+            return self.intercept + self.slope * raw
+        p = np.interp(raw, *self.knots)
+        odds: NDArray[np.float64] = np.log(p / (1 - p))
+        return odds
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """What the trees' log-odds are worth for prompts whose template was not profiled.
+
+    It counts for nothing where a prompt's share of unseen trigrams is at most `start`, and alone from `end` on.
+    """
+
+    calibration: Calibration
+    start: float
+    end: float
+
+    def share(self, unseen: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How much it counts for, [P] in [0, 1], by `unseen` [P] as `Familiarity.shares` has it."""
+        return np.minimum(np.maximum((unseen - self.start) / (self.end - self.start), 0.0), 1.0)
+
+
+def _sigmoid(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(odds) == 1:
+        # The same operations on a plain number; numpy's exp, which may round otherwise than the C library's.
+        return np.array([1 / (1 + float(np.exp(-min(max(float(odds[0]), -30.0), 30.0))))])
+    value: NDArray[np.float64] = 1 / (1 + np.exp(-np.minimum(np.maximum(odds, -30), 30)))
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +138,10 @@ def bucket_edges(edges: Edges, *, where: str | None = None) -> NDArray[np.float6
 class DifficultyPredictor:
     """Predicts the success probability (Pass@1) of the policy model `policy_model` from the prompt's text.
 
-    `trees` None: nothing could be learned from prompts, every prompt gets `base_rate`, and `note` says why.
-    `oof_` [P] are the calibrated out-of-fold predictions of the problems it was fitted on (NaN where nothing is known);
-    they are not saved.
+    `trees` None: nothing could be learned from prompts, every prompt gets `base_rate`, and `note` says why. `embedding`
+    refines predictions by the prompt's sentence embedding, which needs the package that carries the model.
+    `oof_` [P] are the calibrated out-of-fold predictions of the problems it was fitted on (NaN where nothing is known),
+    `oof_apart_` [P] those with a problem's whole group held out; they are not saved.
     """
 
     spec: FeatureSpec
@@ -120,25 +150,65 @@ class DifficultyPredictor:
     calibration: Calibration
     spread: Spread
     familiarity: Familiarity | None
+    far: Far | None = None
+    embedding: Refinement | None = None
     base_rate: float
     problems: int
     policy_model: str | None = None
     note: str | None = None
     fit_: Mapping[str, Any]
     oof_: NDArray[np.float64] | None = None
+    oof_apart_: NDArray[np.float64] | None = None
 
     @property
     def constant(self) -> bool:
         """Whether every prompt gets the base rate."""
-        return self.trees is None
+        return self.trees is None and self.embedding is None
 
     def predict(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Calibrated success probability of each prompt, [P]."""
-        return self.predict_features(extract(prompts, self.spec)) if self.trees else self._base(len(prompts))
+        return self._base(len(prompts)) if self.constant else self.look(extract(prompts, self.spec), prompts)[0]
 
-    def predict_features(self, extracted: Extracted) -> NDArray[np.float64]:
-        """`predict` for prompts whose features are there already."""
-        return self.calibration(self.trees.raw(extracted.matrix)) if self.trees else self._base(len(extracted.matrix))
+    def look(self, extracted: Extracted, prompts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`predict` and `strangeness` for prompts whose features are there already, [P] each."""
+        told, strangeness = self._by_words(extracted)
+        if self.embedding is None:
+            return told, strangeness
+        from planner.models.embedding import embed
+
+        return self.embedding.predict(told, embed(prompts)), strangeness
+
+    def _by_words(self, extracted: Extracted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        rows, familiarity = len(extracted.matrix), self.familiarity
+        if familiarity is None:
+            unseen, strangeness = np.zeros(rows), np.full(rows, np.nan)
+        else:
+            unseen, excess = familiarity.shares(extracted)
+            strangeness = familiarity.strangeness(unseen, excess)
+        if self.trees is None:
+            return self._base(rows), strangeness
+        raw = self.trees.raw(extracted.matrix)
+        if self.far is None:
+            return self.calibration(raw), strangeness
+        if rows == 1:
+            return self._one(raw, float(unseen[0])), strangeness
+        told, strange = self.calibration(raw), np.flatnonzero(unseen > self.far.start)
+        if len(strange):
+            share = self.far.share(unseen[strange])
+            near, far = (line.odds(raw[strange]) for line in (self.calibration, self.far.calibration))
+            told[strange] = _sigmoid(near * (1 - share) + far * share)
+        return told, strangeness
+
+    def _one(self, raw: NDArray[np.float64], unseen: float) -> NDArray[np.float64]:
+        """The same for one prompt, on plain numbers."""
+        assert self.far is not None
+        if unseen <= self.far.start:
+            return self.calibration(raw)
+        line, share = self.far.calibration, min((unseen - self.far.start) / (self.far.end - self.far.start), 1.0)
+        odds = line.intercept + line.slope * float(raw[0])
+        if share < 1.0:
+            odds = float(self.calibration.odds(raw)[0]) * (1 - share) + odds * share
+        return np.array([1 / (1 + float(np.exp(-min(max(odds, -30.0), 30.0))))])
 
     def _base(self, count: int) -> NDArray[np.float64]:
         return np.full(count, self.base_rate)
@@ -173,11 +243,19 @@ class DifficultyPredictor:
             "policy_model": self.policy_model,
             "problems": self.problems,
             "base_rate": self.base_rate,
-            "constant": self.constant,
+            "constant": self.trees is None,
             "note": self.note,
             "intercept": self.calibration.intercept,
             "slope": self.calibration.slope,
             "knots": None if knots is None else [k.tolist() for k in knots],
+            "far": None
+            if self.far is None
+            else {
+                "intercept": self.far.calibration.intercept,
+                "slope": self.far.calibration.slope,
+                "start": self.far.start,
+                "end": self.far.end,
+            },
             "spread": {
                 "precision": self.spread.precision,
                 "q": self.spread.q.tolist(),
@@ -193,6 +271,10 @@ class DifficultyPredictor:
             (path / _MODEL).write_text(self.model_text, encoding="utf-8")
         else:
             (path / _MODEL).unlink(missing_ok=True)
+        if self.embedding is not None:
+            (path / _EMBEDDING).write_text(json.dumps(self.embedding.to_dict()) + "\n", encoding="utf-8")
+        else:
+            (path / _EMBEDDING).unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -221,6 +303,10 @@ class DifficultyPredictor:
             familiarity = document["familiarity"]
             base_rate, problems = float(document["base_rate"]), int(document["problems"])
             constant, fit = bool(document["constant"]), dict(document["fit"])
+            apart = document.get("far")  # policies that were fitted before there was one have none
+            line = None if apart is None else tuple(float(apart[k]) for k in ("intercept", "slope", "start", "end"))
+            if line is not None and (familiarity is None or not line[2] < line[3]):
+                raise ValueError("`far` without familiarity, or that ends before it starts")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PolicyError(f"damaged ({error!r})", where=where, hint="Fit the policy again") from error
         text = "" if constant else _read_text(path / _MODEL)
@@ -234,12 +320,18 @@ class DifficultyPredictor:
             calibration=calibration,
             spread=spread,
             familiarity=None if familiarity is None else Familiarity.from_dict(familiarity, where=where),
+            embedding=_embedding(path / _EMBEDDING),
+            far=None if line is None else Far(Calibration(line[0], line[1]), line[2], line[3]),
             base_rate=base_rate,
             problems=problems,
             policy_model=document.get("policy_model"),
             note=document.get("note"),
             fit_=fit,
         )
+
+
+def _embedding(path: Path) -> Refinement | None:
+    return Refinement.from_dict(_read_json(path), where=str(path)) if path.exists() else None
 
 
 def _read_text(path: Path) -> str:

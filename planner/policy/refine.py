@@ -7,17 +7,20 @@ A probe's samples are the first samples of whatever runs after it: they are char
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.core import Candidate
 from planner.errors import InputError, PolicyError
 from planner.profiling.replay import Draws, Orders
+from planner.strategies.scoring import aggregate
 
-__all__ = ["PROBE_FEATURES", "Refinement", "fit_refinement", "probe_features"]
+__all__ = ["PROBE_FEATURES", "Refinement", "candidate_features", "fit_refinement", "probe_features"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,11 +56,30 @@ def probe_features(draws: Draws, orders: Orders, count: int, tokens: Floats, log
     )  # fmt: skip
 
 
+def candidate_features(found: Sequence[Candidate], count: int) -> Floats:
+    """`probe_features` [F] of a live probe of `count` samples: the same figures from its candidates."""
+    keys = Counter(c.key for c in found if c.finished and c.key is not None)
+
+    def mean_of(values: Sequence[float | None]) -> float:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else float("nan")
+
+    tokens = max(mean_of([c.generated_tokens for c in found]), 1.0)  # NaN stays
+    return np.array(
+        [
+            max(keys.values(), default=0) / count, len(keys) / count, 1.0 - sum(keys.values()) / count,
+            np.log(tokens), mean_of([aggregate(c.scores, "last") if c.scores else None for c in found]),
+            mean_of([c.mean_logprob for c in found]),
+        ]
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Refinement:
     """sigmoid(intercept + slope * log-odds + weights . (x - mean) / scale); an unknown feature counts as its mean.
 
-    `penalty` infinite: the features told nothing on held-out problems, and predictions stay as they were.
+    `penalty` infinite: the features told nothing on held-out problems, and predictions stay as they were. `oof_` are
+    its out-of-fold predictions of what it was fitted on, NaN where nothing is known; they are not saved.
     """
 
     names: tuple[str, ...]
@@ -69,6 +91,7 @@ class Refinement:
     penalty: float
     log_loss: float
     base_log_loss: float
+    oof_: Floats | None = field(default=None, compare=False)
 
     def predict(self, base: Floats, features: Floats) -> Floats:
         """Success probabilities [S] from the prompt predictor's `base` [S] and `features` [S, F]."""
@@ -132,17 +155,19 @@ def fit_refinement(
         (np.ones((len(x), 1)), odds[:, None], _standard(x, mean, scale)), axis=1
     )  # fmt: skip
     base_loss = _log_loss(base[place], label, weight)
-    best, loss = float("inf"), base_loss
+    best, loss, kept = float("inf"), base_loss, base[place]
     for penalty in _PENALTIES:
         held = np.empty(len(label))
         for f in np.unique(fold):
             test = fold[place] == f
             held[test] = _sigmoid(design[test] @ _ridge(design[~test], label[~test], weight[~test], penalty))
         if (found := _log_loss(held, label, weight)) < loss:
-            best, loss = penalty, found
+            best, loss, kept = penalty, found, held
     beta = _ridge(design, label, weight, best) if np.isfinite(best) else np.zeros(2 + count)
+    oof = np.full((looks, problems), np.nan)
+    oof[known] = kept
     return Refinement(
-        tuple(names), mean, scale, beta[2:], float(beta[1]), float(beta[0]), best, loss, base_loss
+        tuple(names), mean, scale, beta[2:], float(beta[1]), float(beta[0]), best, loss, base_loss, oof
     )  # fmt: skip
 
 

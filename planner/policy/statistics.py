@@ -41,6 +41,11 @@ class Resamples:
         """95 % percentile interval of the mean of `values` [P]."""
         return percentile_interval(self.means(values))
 
+    def ratio_interval(self, sums: Floats, counts: Floats) -> Interval:
+        """95 % interval of sum(`sums`) / sum(`counts`), both [P]; resamples in which nothing counts are left out."""
+        below = self.means(counts)
+        return percentile_interval(self.means(sums)[below > 0] / below[below > 0])
+
 
 def percentile_interval(draws: Floats) -> Interval:
     """2.5th and 97.5th percentile of bootstrap draws [B]."""

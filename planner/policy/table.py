@@ -23,6 +23,7 @@ from planner.profiling.outcomes import Outcomes
 __all__ = [
     "BUCKET_EDGES",
     "Fitted",
+    "accuracy_cell",
     "bucket_of",
     "budget_grid",
     "by_problem",
@@ -242,7 +243,7 @@ def plan_documents(fitted: Fitted, outcomes: Outcomes) -> list[dict[str, Any]]:
         c = outcomes.configurations[i]
         accuracy, cost = {}, {}
         for b, name in enumerate(BUCKET_EDGES):
-            accuracy[name] = _accuracy(fitted.shrunk[b, i], fitted.error[b, i], fitted.counts[b])
+            accuracy[name] = accuracy_cell(fitted.shrunk[b, i], fitted.error[b, i], fitted.counts[b])
             cost[name] = _cost(fitted.parts[:, b, i], fitted.p95[b, i])
         documents.append(
             {
@@ -253,7 +254,7 @@ def plan_documents(fitted: Fitted, outcomes: Outcomes) -> list[dict[str, Any]]:
                 "accuracy": accuracy,
                 "cost": cost,
                 "overall": {
-                    "accuracy": _accuracy(fitted.overall[i], fitted.overall_error[i], fitted.counts.sum()),
+                    "accuracy": accuracy_cell(fitted.overall[i], fitted.overall_error[i], fitted.counts.sum()),
                     "cost": _cost(fitted.overall_parts[:, i], fitted.overall_p95[i]),
                 },
             }
@@ -273,7 +274,7 @@ def table_document(fitted: Fitted, budgets: list[float], reference_cost: float) 
             if cell is None:
                 continue
             i = cell.pop("configuration")
-            level = _accuracy(fitted.shrunk[b, i], fitted.error[b, i], fitted.counts[b])
+            level = accuracy_cell(fitted.shrunk[b, i], fitted.error[b, i], fitted.counts[b])
             runner = cell["runner_up"]
             entry = {
                 "plan": place[i], **cell, "runner_up": None if runner is None else place[runner],
@@ -295,7 +296,8 @@ def table_document(fitted: Fitted, budgets: list[float], reference_cost: float) 
     return rows
 
 
-def _accuracy(value: float, error: float, n: float) -> dict[str, Any]:
+def accuracy_cell(value: float, error: float, n: float) -> dict[str, Any]:
+    """An accuracy as policy.json has it: with its 95 % interval and the number of problems."""
     low, high = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
     return {"value": float(np.clip(value, 0, 1)), "low": float(low), "high": float(high), "n": round(float(n))}
 

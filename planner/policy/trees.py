@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from planner.errors import PolicyError
 
-__all__ = ["Trees"]
+__all__ = ["Trees", "split_gains"]
 
 _CHUNK_ROWS = 2048
 _NUMERIC_SPLITS = {0, 2}  # decision_type: numeric, missing type none, default right or left
@@ -141,6 +141,18 @@ class Trees:
             depth,
             n_features,
         )
+
+
+def split_gains(text: str) -> dict[int, float]:
+    """Gain of all splits on each feature (its column) in a model's text; features that are never split on are left
+    out."""
+    gains: dict[int, float] = {}
+    for block in text.split("\nTree=")[1:]:
+        tree = _fields(block)
+        features, found = (tree.get(name, "").split() for name in ("split_feature", "split_gain"))
+        for feature, gain in zip(features, found, strict=True):
+            gains[int(feature)] = gains.get(int(feature), 0.0) + float(gain)
+    return gains
 
 
 def _fields(block: str) -> dict[str, str]:

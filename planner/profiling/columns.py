@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from planner.core import stable_hash
 from planner.profiling.recorded import Recorded
-from planner.profiling.replay import best_of_k, draw_orders, replay_adaptive, replay_votes
+from planner.profiling.replay import best_of_k, draw_orders, replay_dirichlet, replay_votes
 from planner.profiling.stopping import StopRule, VotePaths
 from planner.strategies import paths_in_flight
 from planner.strategies.scoring import AGGREGATIONS
@@ -70,13 +70,6 @@ class Columns:
         self.accuracy.append(accuracy)
         self.parts.append(parts)
 
-    def only(self, keys: set[str]) -> Columns:
-        kept = Columns()
-        for configuration, accuracy, parts in zip(self.configurations, self.accuracy, self.parts, strict=True):
-            if configuration.key in keys:
-                kept.add(configuration, accuracy, parts)
-        return kept
-
 
 def _grid(n: int) -> list[int]:
     return sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n)})
@@ -92,8 +85,11 @@ def halves_of(recorded: Recorded, seed: int) -> tuple[NDArray[np.bool_], NDArray
 
 
 def add_replayed(
-    columns: Columns, recorded: Recorded, subsets: int, seed: int, halves: int | None, notes: list[str]
-) -> None:
+    columns: Columns, recorded: Recorded, subsets: int, seed: int, halves: int | None, notes: list[str],
+    also: Sequence[Configuration] = (),
+) -> None:  # fmt: skip
+    """Add what these samples can replay: a grid of sizes and rules, and `also` configurations of other sizes and rules
+    (a policy's, whose lengths of giving up come from the bank that it was fitted on)."""
     counts = recorded.draws.counts
     if counts.min() == 0:
         notes.append(
@@ -135,7 +131,9 @@ def add_replayed(
         greedy = Configuration(strategy="greedy", hyperparameters={}, policy_model=recorded.policy_model)
         columns.add(greedy, accuracy[:, 0], _price(recorded, 1))
         return
-    ks = sorted({*_grid(n), half}) if split else _grid(n)
+    mine = [c for c in also if c.policy_model == recorded.policy_model and _sampled_as(c, settings)]
+    sizes = {c.samples for c in mine if c.strategy in ("majority", "best_of_n") and c.samples <= n}
+    ks = sorted({*_grid(n), *sizes, *([half] if split else [])})
     orders = {id(r): draw_orders(r.draws, subsets, seed) for r in [recorded, *views]}
     if recorded.votes:
         accuracy = on_rows(ks, lambda r, ks: replay_votes(r.draws, orders[id(r)], ks).accuracy)
@@ -151,7 +149,11 @@ def add_replayed(
     if not recorded.votes:
         return
     if half >= 4:  # from too few samples a half says nothing of stopping
-        _adaptive(columns, recorded, [k for k in ks if k >= 4], settings, orders, on_rows)
+        lookups = _lookups(recorded, [k for k in ks if k >= 4])
+        for c in mine:
+            if c.strategy == "adaptive_majority" and c.samples <= n and c.key not in columns.keys:
+                lookups.append((*_rule_of(c), sorted({k for k in (half, c.samples) if k <= c.samples})))
+        _adaptive(columns, recorded, lookups, settings, orders, on_rows)
     for aggregation in AGGREGATIONS if recorded.draws.scores else ():
         for selection in ("max", "vote"):
             accuracy = on_rows(
@@ -171,19 +173,17 @@ def add_replayed(
                 )  # fmt: skip
 
 
-def _adaptive(
-    columns: Columns, recorded: Recorded, ks: list[int], settings: dict[str, Any], orders: Any, on_rows: Any
-) -> None:
-    if not ks:
-        return
-    paths: dict[int, VotePaths] = {}
+def _sampled_as(configuration: Configuration, settings: Mapping[str, Any]) -> bool:
+    fields = configuration.hyperparameters
+    return all(fields.get(name) == settings.get(name) for name in ("temperature", "top_p"))
 
-    def votes_of(r: Recorded) -> VotePaths:
-        if id(r) not in paths:
-            paths[id(r)] = VotePaths.of(r.draws, orders[id(r)], r.tokens, depth=ks[-1])
-        return paths[id(r)]
 
-    along = np.cumsum(orders[id(recorded)].take(np.where(recorded.draws.present, recorded.decode, 0.0)), axis=2)
+Lookup = tuple[StopRule, str, list[int]]
+"""A stopping rule, its posterior, and the values of max_n that it is replayed at."""
+
+
+def _lookups(recorded: Recorded, ks: list[int]) -> list[Lookup]:
+    """The rules that every bank is searched over."""
     rules = [
         (StopRule(threshold=threshold, batch=_BATCH), posterior)
         for threshold, posterior in itertools.product(_THRESHOLDS, ("beta", "dirichlet"))
@@ -192,7 +192,29 @@ def _adaptive(
         (StopRule(threshold=threshold, batch=_BATCH, give_up_tokens=limit, min_n=_MIN_N), "beta")
         for threshold, limit in itertools.product(_LATER_THRESHOLDS, [None, *_long_answers(recorded)])
     ]
-    for rule, posterior in rules:
+    return [(rule, posterior, ks) for rule, posterior in rules if ks]
+
+
+def _rule_of(c: Configuration) -> tuple[StopRule, str]:
+    fields = c.hyperparameters
+    rule = {name: fields[name] for name in ("threshold", "batch", "give_up_tokens", "min_n") if name in fields}
+    return StopRule(**rule), str(fields.get("posterior", "beta"))
+
+
+def _adaptive(
+    columns: Columns, recorded: Recorded, lookups: Sequence[Lookup], settings: dict[str, Any], orders: Any,
+    on_rows: Any,
+) -> None:  # fmt: skip
+    paths: dict[int, VotePaths] = {}
+    depth = max((sizes[-1] for _, _, sizes in lookups), default=0)
+
+    def votes_of(r: Recorded) -> VotePaths:
+        if id(r) not in paths:
+            paths[id(r)] = VotePaths.of(r.draws, orders[id(r)], r.tokens, depth=depth)
+        return paths[id(r)]
+
+    along = np.cumsum(orders[id(recorded)].take(np.where(recorded.draws.present, recorded.decode, 0.0)), axis=2)
+    for rule, posterior, ks in lookups:
 
         def replay(
             r: Recorded, sizes: list[int], rule: StopRule = rule, posterior: str = posterior
@@ -200,8 +222,7 @@ def _adaptive(
             if posterior == "beta":
                 found = list(votes_of(r).replay(rule, sizes))
             else:
-                asked = [(k, rule.threshold, rule.batch) for k in sizes]
-                found = replay_adaptive(r.draws, orders[id(r)], asked, posterior=posterior)
+                found = replay_dirichlet(r.draws, orders[id(r)], [(k, rule.threshold, rule.batch) for k in sizes])
             return [(estimate.accuracy, drawn) for estimate, drawn in found]
 
         accuracy = on_rows(ks, lambda r, ks, replay=replay: np.concatenate([a for a, _ in replay(r, ks)], axis=1))

@@ -82,28 +82,27 @@ class Outcomes:
 
 
 def outcomes_from_bank(
-    bank: Bank, *, configurations: Sequence[Configuration] | None = None, subsets: int = 64, seed: int = 0
+    bank: Bank, *, also: Sequence[Configuration] = (), pricing: Pricing | None = None, subsets: int = 64, seed: int = 0
 ) -> Outcomes:
     """Every configuration that the bank's samples can replay and that its runs hold, on every problem.
 
-    `subsets` random orders estimate votes and stopping rules. `configurations` keeps only these. A configuration
-    that does not cover all problems is left out and noted. Raises BankError where nothing could be evaluated.
+    `subsets` random orders estimate votes and stopping rules. Parallel strategies are replayed on a grid of sizes and
+    rules of the bank's own; `also` names configurations to replay beside it. `pricing` None: by the bank's manifest. A
+    configuration that does not cover all problems is left out and noted. Raises BankError where nothing could be
+    evaluated.
     """
-    manifest, problems = bank.manifest, bank.problems
-    notes: list[str] = []
-    pricing = Pricing.from_manifest(manifest)
+    problems, notes = bank.problems, list[str]()
+    pricing = pricing or Pricing.from_manifest(bank.manifest)
     samples, ids = bank.samples, [str(p) for p in problems["problem_id"]]
     apart = samples[samples["role"] == "difficulty"]
     scored = recorded_samples(samples[samples["role"] == "score"], ids, pricing, notes)
     halves = None if len(apart) else np.random.default_rng(seed).integers(0, 2**31)
     columns = Columns()
     for recorded in scored:
-        add_replayed(columns, recorded, subsets, seed, None if halves is None else int(halves), notes)
+        add_replayed(columns, recorded, subsets, seed, None if halves is None else int(halves), notes, also)
     copies = 1 if halves is None else 2
     index = np.tile(np.arange(len(ids)), copies)
     _live(columns, bank.runs, ids, pricing, copies, notes)
-    if configurations is not None:
-        columns = columns.only({c.key for c in configurations})
     if not columns.configurations:
         raise BankError(
             "no strategy could be evaluated on all problems", field="samples",
@@ -120,7 +119,10 @@ def outcomes_from_bank(
     }
     prefill, decode, verifier, p95 = (np.stack(x, axis=1)[index] for x in zip(*columns.parts, strict=True))
     if np.isnan(verifier).any():
-        notes.append("the verifier's price is unknown: costs are the policy's alone where it is asked")
+        notes.append(
+            "the verifier's price is unknown: costs are the policy's alone where it is asked, and too low (an import "
+            "takes --verifier-config)"
+        )
     return Outcomes(
         configurations=tuple(columns.configurations), problem_ids=tuple(ids), problem_index=index,
         prompts=tuple(None if not isinstance(p, str) else p for p in problems["prompt"]),
@@ -195,7 +197,7 @@ def _live(
     if not len(runs):
         return
     keys = ["strategy", "hyperparameters", "policy_model", "verifier"]
-    for (strategy, hyperparameters, model, verifier), rows in runs.groupby(keys, dropna=False, sort=True):
+    for (strategy, hyperparameters, model, asked), rows in runs.groupby(keys, dropna=False, sort=True):
         fields = json.loads(str(hyperparameters))
         fields.pop("policy_model", None)
         if (
@@ -220,17 +222,25 @@ def _live(
         relative = float((total.std() / total.mean()).mean()) if (total.count() > 1).any() else 0.0
         mine = [mean[c].to_numpy(np.float64) for c in ("prefill", "decode", "verifier")]
         p95 = (mine[0] + mine[1] + np.nan_to_num(mine[2])) * (1 + Z95 * relative)
-        name = None if not isinstance(verifier, str) else verifier
+        judge = None if not isinstance(asked, str) else asked
         columns.add(
-            Configuration(strategy=str(strategy), hyperparameters=fields, policy_model=str(model), verifier=name),
+            Configuration(strategy=str(strategy), hyperparameters=fields, policy_model=str(model), verifier=judge),
             np.tile(mean["correct"].to_numpy(np.float64), copies), (mine[0], mine[1], mine[2], p95),
         )  # fmt: skip
 
 
 def _run_costs(rows: pd.DataFrame, pricing: Pricing) -> pd.DataFrame:
-    if pricing.unit == "flops":
+    if pricing.unit == "flops" and not pricing.per_token:
         costs = rows[["prefill_flops", "decode_flops", "verifier_flops"]]
     else:
         costs = rows[["prompt_tokens", "generated_tokens", "scored_tokens"]]
     table = costs.astype("float64").set_axis(["prefill", "decode", "verifier"], axis=1)
+    if pricing.per_token:
+        rates = rows["policy_model"].map(lambda model: pricing.per_token[str(model)])
+        rate = np.nan if pricing.per_verifier_token is None else pricing.per_verifier_token
+        # A run's tokens are not told apart by model: of two models' tokens the price is unknown.
+        several = rows["hyperparameters"].map(lambda text: bool(json.loads(str(text)).get("second_policy_model")))
+        table["prefill"] *= rates.str[0].astype("float64")
+        table["decode"] *= rates.str[1].astype("float64").where(~several)
+        table["verifier"] = (table["verifier"] * rate).where(table["verifier"] != 0, 0.0)
     return table.assign(correct=rows["correct"].astype("float64"), problem_id=rows["problem_id"].astype(str))

@@ -25,7 +25,9 @@ Floats = NDArray[np.float64]
 class Pricing:
     """What tokens are turned into. `unit` is "flops" where every policy model's config is known, else "tokens".
 
-    `by_hand` is what one sample of each policy model costs where somebody said so, in units of their own.
+    `by_hand` is what one sample of each policy model costs where somebody said so, in units of their own. Where
+    `per_token` is given, costs are linear: units of a prompt token and of a generated one of each policy model, and
+    `per_verifier_token` of one that the verifier reads (None: unknown).
     """
 
     unit: str
@@ -33,6 +35,8 @@ class Pricing:
     verifier: ModelShape | None
     verifier_incremental: bool
     by_hand: Mapping[str, float] = field(default_factory=dict)
+    per_token: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    per_verifier_token: float | None = None
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Pricing:
@@ -58,7 +62,7 @@ class Recorded:
 
     `draws` and `tokens` (generated ones) are [P, n]. In the pricing's unit: `prefill` [P] once a prompt; `decode`
     [P, n] for each sample; `scoring_prompt` [P] once a prompt and `scoring` [P, n] for each scored sample (NaN where
-    the verifier's price is unknown).
+    the verifier's price is unknown). `logprobs` [P, n]: mean log-probability of each sample's tokens, NaN unknown.
     """
 
     policy_model: str
@@ -71,6 +75,7 @@ class Recorded:
     decode: Floats
     scoring_prompt: Floats
     scoring: Floats
+    logprobs: Floats | None = None
 
     @property
     def votes(self) -> bool:
@@ -119,7 +124,10 @@ def _recorded(
     prompt = np.nan_to_num(np.where(present, prompt, np.nan).max(axis=1, initial=0.0, where=~np.isnan(prompt)))
     tokens = fill(generated, 0.0, float)
     prefill, decode = prompt, tokens
-    if pricing.unit == "flops":
+    if pricing.per_token:
+        asked_rate, made_rate = pricing.per_token[str(model)]
+        prefill, decode = asked_rate * prompt, made_rate * tokens
+    elif pricing.unit == "flops":
         prefill, decode = sampling_cost(pricing.shapes[str(model)], prompt[:, None], tokens)
         prefill = np.where(prompt > 0, prefill[:, 0], 0.0)
     verifier = next((str(v) for v in rows["verifier"] if not _missing(v)), None)
@@ -131,6 +139,7 @@ def _recorded(
             scores=scored if known else {},
         ),
         tokens=tokens, prefill=prefill, decode=decode, scoring_prompt=once, scoring=each,
+        logprobs=fill(_numbers(rows["mean_logprob"]), np.nan, float) if "mean_logprob" in rows else None,
     )  # fmt: skip
 
 
@@ -162,7 +171,10 @@ def _scoring(
         least = np.where(steps > 0, tokens, np.inf).min(axis=1)
         shared = np.minimum(prompt, np.where(np.isfinite(least), least, 0.0))
     own = np.where(steps > 0, tokens - shared[:, None], 0.0)
-    if pricing.unit == "tokens":
+    if pricing.per_token:
+        rate = np.nan if pricing.per_verifier_token is None else pricing.per_verifier_token
+        return np.where(shared > 0, rate * shared, 0.0), np.where(steps > 0, rate * own, 0.0)
+    if pricing.unit == "tokens" and not pricing.by_hand:
         return shared, own
     if pricing.verifier is None:
         return np.full_like(prompt, np.nan), np.where(steps > 0, np.nan, 0.0)

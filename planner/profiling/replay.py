@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from planner.profiling.elections import Ballots, Election, Orders, elections
 from planner.strategies.stopping import leading_probability, plurality_probability
 
-__all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k", "replay_adaptive", "replay_votes"]
+__all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k", "replay_dirichlet", "replay_votes"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -142,13 +142,14 @@ def replay_votes(draws: Draws, orders: Orders, ks: Sequence[int], aggregation: s
     )
 
 
-def replay_adaptive(
-    draws: Draws, orders: Orders, rules: Sequence[tuple[int, float, int]], *, posterior: str = "beta"
+def replay_dirichlet(
+    draws: Draws, orders: Orders, rules: Sequence[tuple[int, float, int]]
 ) -> list[tuple[Estimate, Ints]]:
-    """Adaptive majority for each rule (max_n, threshold, batch): accuracy [P, 1] and the samples drawn, [R, P].
+    """Adaptive majority with a Dirichlet posterior (for Beta see `planner.profiling.stopping`) for each rule (max_n,
+    threshold, batch): accuracy [P, 1] and the samples drawn, [R, P]. Problems with fewer than max_n samples get NaN.
 
-    The stopping test is `strategies.stopping.leading_probability`, looked up for every pair of counts; with `posterior`
-    "dirichlet" `plurality_probability` has to agree. Problems with fewer than max_n samples get NaN.
+    `strategies.stopping.plurality_probability` is asked only where the leader passes against the runner-up alone
+    (`leading_probability`, looked up for every pair of counts), which it cannot exceed.
     """
     rows, n = draws.present.shape
     depth = min(n, max((rule[0] for rule in rules), default=0))
@@ -173,7 +174,7 @@ def replay_adaptive(
             now, order, problem, share = election.decide()
             level = now.astype(np.float64)
             level[order, problem] = share
-            safe = _stops(election, leading, {rules[r][1] for r in looking}, posterior, stopped, rules)
+            safe = _stops(election, leading, {rules[r][1] for r in looking}, stopped, rules)
             for r in looking:
                 ends = ~stopped[r] & (safe[rules[r][1]] | (count == rules[r][0]))
                 where, which = np.nonzero(ends)
@@ -191,17 +192,15 @@ def replay_adaptive(
 
 
 def _stops(
-    election: Election, leading: Floats, thresholds: set[float], posterior: str, stopped: Bools,
-    rules: Sequence[tuple[int, float, int]],
-) -> dict[float, Bools]:  # fmt: skip
+    election: Election, leading: Floats, thresholds: set[float], stopped: Bools, rules: Sequence[tuple[int, float, int]]
+) -> dict[float, Bools]:
     """Where each threshold is passed, [R, B]."""
     sure = leading[election.leaders()]
     safe = {threshold: sure > threshold for threshold in thresholds}
-    if posterior == "dirichlet":
-        for threshold, asked in safe.items():
-            # Looked up only where a rule of this threshold still draws.
-            asked &= ~np.all([stopped[i] for i, rule in enumerate(rules) if rule[1] == threshold], axis=0)
-            asked[asked] = [plurality_probability(counts) > threshold for counts in election.counts(asked)]
+    for threshold, asked in safe.items():
+        # Looked up only where a rule of this threshold still draws.
+        asked &= ~np.all([stopped[i] for i, rule in enumerate(rules) if rule[1] == threshold], axis=0)
+        asked[asked] = [plurality_probability(counts) > threshold for counts in election.counts(asked)]
     return safe
 
 

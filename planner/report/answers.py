@@ -59,7 +59,7 @@ def _action(
             note = f"Cheaper than {rival}, which is {by} higher"
         else:
             note = f"{by} {'above' if gap > 0 else 'below'} {rival}"
-        note += f" (p = {p:.2g})." if p is not None else "."
+        note += "." if p is None else " (p\u00a0<\u00a00.001)." if p < 0.001 else f" (p\u00a0=\u00a0{p:.2g})."
     if not plan:
         note = "Nothing profiled fits this budget here."
     return {
@@ -76,10 +76,16 @@ def _action(
         "cost_text": cost(cell.get("cost"), source.unit),
         "fallback": bool(cell.get("fallback")),
         "is_best_fixed": best_fixed is not None and plan is best_fixed,
-        "runner_up": plan_name(second) if second else None,
+        "runner_up": _rival(source, plan, second) if second else None,
         "gap": known(cell.get("gap")),
         "note": note,
     }
+
+
+def _rival(source: Source, plan: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The runner-up's name, with its policy model where that is another one's."""
+    other = source.several_models and second.get("policy_model") != plan.get("policy_model")
+    return f"{plan_name(second)}, {second['policy_model']}" if other else plan_name(second)
 
 
 def _headline(label: str, actions: Sequence[Mapping[str, Any]]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from planner.report.answers import budget_views
 from planner.report.document import BudgetView, Cell, Figure, ReportDocument, Section, Table
 from planner.report.facts import measured
-from planner.report.figures import against_compute, by_bucket, calibration, differences, part_shares
+from planner.report.figures import against_compute, by_bucket, differences, part_shares
 from planner.report.gains import efficiency
 from planner.report.numbers import cost, known, multiple, percent, points
+from planner.report.palette import STYLES, strategy_name
+from planner.report.predictor import predictor_section
+from planner.report.sizes import size_section
 from planner.report.source import Source, read_source
+from planner.report.verifier import verifier_audit
 
 __all__ = ["build_report", "summary_of"]
 
@@ -26,6 +28,12 @@ _MISSING_NAMES = {
     "voting": "Replayed votes",
     "predictor": "Difficulty predictor",
     "efficiency_gain": "Efficiency gain",
+    "sizes": "Small model against large",
+    "verifier_audit": "Verifier audit",
+    "verifier_roc": "Verifier's ROC",
+    "verifier_calibration": "Verifier's calibration",
+    "verifier_length": "Score against length",
+    "over-optimisation": "Over-optimisation",
 }
 
 
@@ -48,9 +56,19 @@ def build_report(policy_path: str | Path) -> ReportDocument:
         sections=tuple(sections),
         measured=measured(source),
         command=(source.policy.get("provenance") or {}).get("command"),
-        warnings=tuple(str(w) for w in source.policy.get("warnings") or []),
+        warnings=(*(str(w) for w in source.policy.get("warnings") or []), *_answerless(source)),
         missing={_MISSING_NAMES.get(k, k.replace("_", " ").capitalize()): v for k, v in missing.items()},
     )
+
+
+def _answerless(source: Source) -> list[str]:
+    shares = source.evaluation.get("answerless") or {}
+    return [
+        f"{percent(share)} of what {strategy_name(str(name)) if name in STYLES else name} generated ended without "
+        "an answer (out of tokens, or none could be read), and counts as wrong"
+        for name, share in shares.items()
+        if known(share)
+    ]
 
 
 def summary_of(source: Source) -> str:
@@ -89,9 +107,11 @@ def _sections(source: Source, views: tuple[BudgetView, ...], missing: dict[str, 
         else None,
         Section(section_id="difficulty-curves", title="By difficulty", figures=(buckets,)) if buckets else None,
         _map(source, views),
-        _predictor(source, missing),
         _costs(source),
         efficiency(source, missing),
+        size_section(source, missing),
+        verifier_audit(source, missing),
+        predictor_section(source, missing),
     ]
 
 
@@ -145,61 +165,6 @@ def _map(source: Source, views: tuple[BudgetView, ...]) -> Section:
                 columns=("Budget", *(b.capitalize() for b in source.buckets)),
                 rows=tuple(rows),
             ),
-        ),
-    )
-
-
-def _predictor(source: Source, missing: dict[str, str]) -> Section | None:
-    figure = None if "predictor" in missing else calibration(source)
-    difficulty = source.evaluation.get("difficulty") or {}
-    if figure is None:
-        missing.setdefault("predictor", "No difficulty predictor was evaluated.")
-        return None
-    return Section(
-        section_id="predictor",
-        title="How well difficulty is predicted",
-        figures=(figure,),
-        tables=_confusion(source, difficulty),
-    )
-
-
-def _confusion(source: Source, difficulty: Mapping[str, Any]) -> tuple[Table, ...]:
-    """Confusion by bucket; accepts a matrix in bucket order or {true: {predicted: count}}."""
-    raw = difficulty.get("confusion")
-    if isinstance(raw, Mapping) and "matrix" in raw:
-        raw = raw["matrix"]
-    names = source.buckets
-    if isinstance(raw, Mapping):
-        matrix = [[known((raw.get(t) or {}).get(p)) or 0.0 for p in names] for t in names]
-    elif (
-        isinstance(raw, list)
-        and len(raw) == len(names)
-        and all(isinstance(r, list) and len(r) == len(names) for r in raw)
-    ):
-        matrix = [[known(v) or 0.0 for v in r] for r in raw]
-    else:
-        return ()
-    total = sum(map(sum, matrix))
-    right = sum(matrix[i][i] for i in range(len(names)))
-    largest = max((sum(r) for r in matrix), default=0.0)
-    if not total:
-        return ()
-    rows = [
-        (
-            Cell(text=name.capitalize()),
-            *(Cell(text=f"{v:.0f}", value=v, note=percent(v / sum(row)) if sum(row) else "") for v in row),
-        )
-        for name, row in zip(names, matrix, strict=True)
-    ]
-    return (
-        Table(
-            table_id="confusion",
-            kind="confusion",
-            title="True bucket (rows) and predicted bucket (columns)",
-            says=f"The predicted bucket is the true one for {percent(right / total)} of problems; "
-            f"always naming the most common bucket would be right for {percent(largest / total)}.",
-            columns=("True", *(n.capitalize() for n in names)),
-            rows=tuple(rows),
         ),
     )
 

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError
-from planner.report.answers import budget_views, verdict
+from planner.report.answers import budget_views
 from planner.report.build import summary_of
 from planner.report.document import BudgetView, Cell, ComparisonDocument, Figure, Panel, Point, Section, Series, Table
-from planner.report.numbers import cost, known, multiple, percent, points, span
+from planner.report.equal_cost import Side, at_equal_cost, to_reach
+from planner.report.numbers import cost, known, multiple, percent, span
+from planner.report.pairing import Paired, pair_up
 from planner.report.source import Source, read_source
 
 __all__ = ["build_comparison"]
 
 _KEYS = (("policy", "best_fixed"), ("second_policy", "second_best_fixed"))
-_ROWS = 6
-"""At most this many costs, and accuracies, are compared."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """One of the two: its source, its views by rising budget, and its held-out curves against mean cost by method."""
-
-    name: str
-    source: Source
-    views: tuple[BudgetView, ...]
-    curves: Mapping[str, tuple[Point, ...]]
 
 
 def build_comparison(first: str | Path, second: str | Path) -> ComparisonDocument:
@@ -48,10 +36,11 @@ def build_comparison(first: str | Path, second: str | Path) -> ComparisonDocumen
     names = _names(sources, (Path(first), Path(second)))
     a, b = (_side(name, source) for name, source in zip(names, sources, strict=True))
     unit = units[0]
-    compared = _at_equal_cost(a, b, unit)
+    paired = pair_up(sources[0].evaluation, sources[1].evaluation)
+    compared = at_equal_cost(a, b, unit, paired)
     sections = [
         Section(section_id="compute", title="Accuracy against compute", figures=_curves(a, b, unit), tables=compared),
-        Section(section_id="reach", title="What an accuracy costs", tables=_to_reach(a, b, unit)),
+        Section(section_id="reach", title="What an accuracy costs", tables=to_reach(a, b, unit)),
         Section(section_id="plans", title="What each would do", figures=_buckets(a, b, unit), tables=(_plans(a, b),)),
         Section(section_id="differences", title="In what they differ", tables=(_facts(a, b),)),
     ]
@@ -59,9 +48,9 @@ def build_comparison(first: str | Path, second: str | Path) -> ComparisonDocumen
         names=names,
         summaries=(summary_of(a.source), summary_of(b.source)),
         unit=unit,
-        headline=_headline(a, b, compared),
+        headline=_headline(a, b, compared, paired),
         sections=tuple(s for s in sections if s.figures or s.tables),
-        warnings=_warnings(a, b),
+        warnings=_warnings(a, b, paired),
     )
 
 
@@ -72,7 +61,7 @@ def _names(sources: tuple[Source, Source], folders: tuple[Path, Path]) -> tuple[
     return (first, second) if first != second else (f"{first}, first", f"{second}, second")
 
 
-def _side(name: str, source: Source) -> _Side:
+def _side(name: str, source: Source) -> Side:
     curves: dict[str, tuple[Point, ...]] = {}
     for method in ("policy", "best_fixed"):
         marks = []
@@ -85,10 +74,10 @@ def _side(name: str, source: Source) -> _Side:
                 marks.append(Point(x=x, y=y, low=low, high=high, tip=tip))
         if marks:
             curves[method] = tuple(sorted(marks, key=lambda p: (p.x, p.y)))
-    return _Side(name=name, source=source, views=budget_views(source), curves=curves)
+    return Side(name=name, source=source, views=budget_views(source), curves=curves)
 
 
-def _curves(a: _Side, b: _Side, unit: str) -> tuple[Figure, ...]:
+def _curves(a: Side, b: Side, unit: str) -> tuple[Figure, ...]:
     series = [
         Series(
             name=side.name if method == "policy" else f"{side.name}, best fixed", key=key, points=side.curves[method]
@@ -119,110 +108,7 @@ def _curves(a: _Side, b: _Side, unit: str) -> tuple[Figure, ...]:
     )
 
 
-def _between(marks: Sequence[Point], x: float) -> tuple[float, float | None] | None:
-    """Accuracy and half-width of its interval at a cost, linear in log cost; None outside the curve."""
-    for p, q in pairwise(marks):
-        if p.x <= x <= q.x:
-            t = 0.0 if q.x == p.x else math.log(x / p.x) / math.log(q.x / p.x)
-            halves = [None if m.low is None or m.high is None else (m.high - m.low) / 2 for m in (p, q)]
-            half = None if halves[0] is None or halves[1] is None else (1 - t) * halves[0] + t * halves[1]
-            return (1 - t) * p.y + t * q.y, half
-    return None
-
-
-def _at_equal_cost(a: _Side, b: _Side, unit: str) -> tuple[Table, ...]:
-    left, right = a.curves.get("policy", ()), b.curves.get("policy", ())
-    if not left or not right:
-        return ()
-    low, high = max(left[0].x, right[0].x), min(left[-1].x, right[-1].x)
-    if low >= high:
-        return ()
-    rows, tones = [], []
-    for i in range(_ROWS):
-        x = min(max(low * (high / low) ** (i / (_ROWS - 1)), low), high)
-        one, two = _between(left, x), _between(right, x)
-        if one is None or two is None:
-            continue
-        gap, half = two[0] - one[0], None if one[1] is None or two[1] is None else math.hypot(one[1], two[1])
-        word, tone = verdict(None, None) if half is None else verdict(gap - half, gap + half)
-        tones.append(tone)
-        rows.append(
-            (
-                Cell(text=cost(x, unit), value=x),
-                Cell(text=percent(one[0]), value=one[0]),
-                Cell(text=percent(two[0]), value=two[0]),
-                Cell(
-                    text=points(gap),
-                    value=gap,
-                    note="" if half is None else f"{points(gap - half)} to {points(gap + half)}",
-                    tone=tone,
-                ),
-                Cell(text=word, tone=tone),
-            )
-        )
-    better, worse = tones.count("good"), tones.count("bad")
-    return (
-        Table(
-            table_id="equal-cost",
-            title="At equal mean cost",
-            says=f"Held-out accuracy, interpolated on log cost where both have been measured. {b.name} is better at "
-            f"{better} of {len(rows)} costs and worse at {worse}. The intervals treat the two as independent, which is "
-            "too wide where both were measured on the same problems.",
-            columns=("Mean cost", a.name, b.name, f"{b.name} minus {a.name}", "Verdict"),
-            rows=tuple(rows),
-        ),
-    )
-
-
-def _cost_at(marks: Sequence[Point], target: float) -> float | None:
-    """The least cost at which the curve reaches an accuracy, linear in log cost."""
-    before: Point | None = None
-    for p in marks:
-        if p.y >= target:
-            if before is None or p.y == before.y:
-                return p.x
-            t = (target - before.y) / (p.y - before.y)
-            return float(before.x * (p.x / before.x) ** t)
-        before = p
-    return None
-
-
-def _to_reach(a: _Side, b: _Side, unit: str) -> tuple[Table, ...]:
-    left, right = a.curves.get("policy", ()), b.curves.get("policy", ())
-    if not left or not right:
-        return ()
-    low = max(min(p.y for p in left), min(p.y for p in right))
-    high = max(max(p.y for p in left), max(p.y for p in right))
-    if low >= high:
-        return ()
-    rows = []
-    for i in range(_ROWS):
-        target = low + (high - low) * i / (_ROWS - 1)
-        one, two = _cost_at(left, target - 1e-12), _cost_at(right, target - 1e-12)
-        ratio = one / two if one is not None and two is not None else None
-        rows.append(
-            (
-                Cell(text=percent(target), value=target),
-                Cell(text=cost(one, unit) if one is not None else "not reached", value=one),
-                Cell(text=cost(two, unit) if two is not None else "not reached", value=two),
-                Cell(text=f"{ratio:.2f}×" if ratio is not None else "", value=ratio),
-            )
-        )
-    factors = [row[3].value for row in rows if row[3].value is not None]
-    cheaper = sum(f > 1 for f in factors)
-    return (
-        Table(
-            table_id="reach-table",
-            title="Mean cost of reaching an accuracy",
-            says=f"{b.name} needs less than {a.name} in {cheaper} of {len(factors)} accuracies that both reach. The "
-            "last column divides the first one's cost by the second one's; it has no interval here.",
-            columns=("Accuracy", a.name, b.name, "Gain"),
-            rows=tuple(rows),
-        ),
-    )
-
-
-def _buckets(a: _Side, b: _Side, unit: str) -> tuple[Figure, ...]:
+def _buckets(a: Side, b: Side, unit: str) -> tuple[Figure, ...]:
     panels = []
     for bucket in (n for n in a.source.buckets if n in b.source.buckets):
         series = []
@@ -262,7 +148,7 @@ def _buckets(a: _Side, b: _Side, unit: str) -> tuple[Figure, ...]:
     )
 
 
-def _pairs(a: _Side, b: _Side) -> list[tuple[BudgetView, BudgetView]]:
+def _pairs(a: Side, b: Side) -> list[tuple[BudgetView, BudgetView]]:
     """Views at the same multiple of each one's greedy cost; where there is none, at the nearest budget."""
     if shared := [
         (v, w)
@@ -274,7 +160,7 @@ def _pairs(a: _Side, b: _Side) -> list[tuple[BudgetView, BudgetView]]:
     return [(v, min(b.views, key=lambda w: abs(math.log(w.budget / v.budget)))) for v in a.views]
 
 
-def _plans(a: _Side, b: _Side) -> Table:
+def _plans(a: Side, b: Side) -> Table:
     buckets = tuple(dict.fromkeys((*a.source.buckets, *b.source.buckets)))
     rows, same, total = [], 0, 0
     for pair in _pairs(a, b):
@@ -311,7 +197,7 @@ def _plan_cell(action: Mapping[str, Any] | None) -> Cell:
     )
 
 
-def _facts(a: _Side, b: _Side) -> Table:
+def _facts(a: Side, b: Side) -> Table:
     rows = []
     for name, of in (
         ("Policy models", lambda s: ", ".join(map(str, s.policy.get("policy_models") or {})) or "unknown"),
@@ -335,14 +221,15 @@ def _facts(a: _Side, b: _Side) -> Table:
     )
 
 
-def _headline(a: _Side, b: _Side, compared: tuple[Table, ...]) -> tuple[str, ...]:
+def _headline(a: Side, b: Side, compared: tuple[Table, ...], paired: Paired | None) -> tuple[str, ...]:
     said = []
     if compared:
         rows = compared[0].rows
         middle = rows[len(rows) // 2]
         said.append(
             f"At equal mean cost ({middle[0].text}) {a.name} solves {middle[1].text} of held-out problems and {b.name} "
-            f"{middle[2].text}: {middle[3].text} points ({middle[3].note}), {middle[4].text}."
+            f"{middle[2].text}: {middle[3].text} points ({middle[3].note}), {middle[4].text}"
+            + (f", paired on {paired.problems} problems." if paired is not None else ".")
         )
     else:
         said.append("Their held-out curves have no cost in common, so nothing can be said at equal cost.")
@@ -356,16 +243,9 @@ def _headline(a: _Side, b: _Side, compared: tuple[Table, ...]) -> tuple[str, ...
     return tuple(said)
 
 
-def _warnings(a: _Side, b: _Side) -> tuple[str, ...]:
+def _warnings(a: Side, b: Side, paired: Paired | None) -> tuple[str, ...]:
     one, two = a.source.policy, b.source.policy
-    prints = [(p.get("fingerprints") or {}).get("task") for p in (one, two)]
-    notes = [
-        "Both were measured on the same problems, but a policy folder keeps no outcomes of single problems: "
-        "differences are not paired here, and their intervals are too wide rather than too narrow."
-        if prints[0] is not None and prints[0] == prints[1]
-        else "They were measured on different problems, or it is not known on which: part of a difference may be the "
-        "problems' own."
-    ]
+    notes = [_sameness(one, two, paired)]
     if one.get("reference_model") != two.get("reference_model"):
         notes.append(
             "Difficulty is Pass@1 of another reference model on each side: a bucket's problems are not the same ones."
@@ -377,3 +257,27 @@ def _warnings(a: _Side, b: _Side) -> tuple[str, ...]:
             notes.append(f"{side.name} has no held-out evaluation.")
         notes += [f"{side.name}: {w}" for w in side.source.policy.get("warnings") or []]
     return tuple(notes)
+
+
+def _sameness(one: Mapping[str, Any], two: Mapping[str, Any], paired: Paired | None) -> str:
+    """Whether the two were measured on the same problems, and what that does to their difference."""
+    if paired is not None and paired.whole:
+        return (
+            "Both were measured on the same problems, and differences at equal cost are paired on them. Costs are "
+            "taken as exact: the intervals resample problems' outcomes only."
+        )
+    if paired is not None:
+        return (
+            f"Only {paired.problems} problems were measured for both: differences at equal cost are those problems', "
+            "at the mean cost over all of each one's own."
+        )
+    prints = [(p.get("fingerprints") or {}).get("task") for p in (one, two)]
+    if prints[0] is not None and prints[0] == prints[1]:
+        return (
+            "Both have the same task, but a folder keeps no outcomes of single problems (fit it again): differences "
+            "are not paired, and their intervals are too wide rather than too narrow."
+        )
+    return (
+        "They were measured on different problems, or it is not known on which: part of a difference may be the "
+        "problems' own."
+    )

@@ -78,8 +78,9 @@ class Panel:
 class Figure:
     """A figure with the sentence above it.
 
-    `kind`: "lines" (bands), "whiskers" (intervals around zero), "calibration" (unit square), "bars". x is a cost on a
-    logarithmic axis except in "calibration". `extra` holds what only one kind needs.
+    `kind`: "lines" (bands), "whiskers" (intervals around zero), "calibration" (unit square), "bars". `x_scale`: "cost"
+    (logarithmic, follows the budget), "points" (logarithmic, a tick at each x), "share" ([0, 1], in percent) or
+    "number". `y_scale`: "share" or "number". `extra` holds what only one kind needs.
     """
 
     figure_id: str
@@ -89,6 +90,8 @@ class Figure:
     panels: tuple[Panel, ...]
     x_label: str = ""
     y_label: str = ""
+    x_scale: str = "cost"
+    y_scale: str = "share"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -51,8 +51,11 @@ def measured(source: Source) -> Facts:
     add("Spend", evaluation.get("spend"))
     seconds = known(evaluation.get("fit_seconds"))
     add("Fitting took", f"{seconds:.1f} s" if seconds is not None else None)
-    for name in ("created", "bank", "seeds", "packages"):
-        add(name.capitalize(), provenance.get(name))
+    for name, key in (
+        ("Bank", "bank"), ("Generated", "profiled"), ("Generated with", "profiled_with"), ("Fitted", "created"),
+        ("Fitted with", "packages"), ("Seeds", "seeds"),
+    ):  # fmt: skip
+        add(name, provenance.get(key))
     add("Fingerprints", policy.get("fingerprints"))
     return tuple(facts)
 

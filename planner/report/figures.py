@@ -19,6 +19,7 @@ def _point(x: Any, entry: Mapping[str, Any], name: str, unit: str, extra: str = 
     a, b = known(x), known(entry.get("accuracy"))
     if a is None or b is None or a <= 0:
         return None
+    b = min(max(b, 0.0), 1.0)  # estimates from halved samples can lie a little outside
     pair = entry.get("ci") or [None, None]
     tip = f"{name}\n{percent(b)} ({span(pair[0], pair[1])})\n{cost(a, unit)}"
     return Point(x=a, y=b, low=known(pair[0]), high=known(pair[1]), tip=f"{tip}\n{extra}" if extra else tip)
@@ -49,8 +50,11 @@ def against_compute(source: Source) -> Figure | None:
     mine = next((s for s in series if s.key == "policy"), series[0])
     first, last = mine.points[0], mine.points[-1]
     start, end = (f"{percent(p.y)} at {cost(p.x, source.unit)}" for p in (first, last))
-    moved = f"{'a rise' if last.y >= first.y else 'a fall'} of {points(abs(last.y - first.y), sign=False)} points"
-    says = f"{mine.name}: {start} and {end}, {moved} for {last.x / first.x:.3g} times the compute."
+    if len(mine.points) == 1:
+        says = f"{mine.name}: {start}, the only budget measured."
+    else:
+        moved = f"{'a rise' if last.y >= first.y else 'a fall'} of {points(abs(last.y - first.y), sign=False)} points"
+        says = f"{mine.name}: {start} and {end}, {moved} for {last.x / first.x:.3g} times the compute."
     tops = [
         (max(s.points, key=lambda p: p.y), s)
         for s in series
@@ -104,7 +108,7 @@ def differences(source: Source) -> Figure | None:
         f"were there no difference at all, about {0.05 * total:.1f} would exclude zero by chance.",
         panels=tuple(panels),
         x_label=f"budget, {'FLOPs' if source.unit == 'flops' else source.unit} for one prompt, logarithmic",
-        y_label="points",
+        y_label="policy minus method, points",
     )
 
 
@@ -230,9 +234,8 @@ def part_shares(source: Source) -> tuple[list[dict[str, Any]], str]:
         return [], ""
     top = max(rows, key=lambda r: (r["parts"]["verifier"] or 0.0) / r["total"])
     share = (top["parts"]["verifier"] or 0.0) / top["total"]
-    says = f"Mean cost of each configuration by part; the verifier's share is at most {percent(share)}" + (
-        f" ({top['name']})." if share else "."
-    )
+    asked = f"the verifier's share is at most {percent(share)} ({top['name']})." if share else "none asks a verifier."
+    says = f"Mean cost of each configuration by part; {asked}"
     return rows, says
 
 
@@ -263,6 +266,8 @@ def budget_bars(
     share = (mine["parts"][largest] or 0.0) / mine["total"] if mine["total"] else 0.0
     says = f"The full width is the budget. {mine['name']}: {percent(mine['of_budget'])} of it spent on average, "
     says += f"{percent(share)} of that on {largest}."
+    if not any(b["parts"]["probe"] for b in bars):
+        says += " None of it went to probes."
     if source.policy.get("verifier") and any(b["parts"]["verifier"] is None for b in bars):
         says += " Where no verifier is drawn its price is unknown, and is not counted."
     return tuple(bars), says

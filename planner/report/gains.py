@@ -11,6 +11,8 @@ from planner.report.source import Source
 
 __all__ = ["efficiency"]
 
+_LEAST_GAP = 0.01
+
 
 def efficiency(source: Source, missing: dict[str, str]) -> Section | None:
     """The section, or None with the reason in `missing`."""
@@ -63,9 +65,13 @@ def _gap_closed(source: Source) -> tuple[Table, ...]:
         value, budget = known(entry.get("value")), known(entry.get("budget"))
         if value is None or budget is None:
             continue
+        price = Cell(text=cost(budget, source.unit), value=budget)
+        if _to_gain(source, budget) < _LEAST_GAP:
+            rows.append((price, Cell(text="less than a point to gain", tone="muted")))
+            continue
         values.append(value)
-        rows.append((Cell(text=cost(budget, source.unit), value=budget), Cell(text=_signed(value), value=value)))
-    if not rows:
+        rows.append((price, Cell(text=_signed(value), value=value)))
+    if not values:
         return ()
     return (
         Table(
@@ -77,6 +83,13 @@ def _gap_closed(source: Source) -> tuple[Table, ...]:
             rows=tuple(rows),
         ),
     )
+
+
+def _to_gain(source: Source, budget: float) -> float:
+    """Accuracy between the best fixed strategy and the per-problem oracle; a ratio to almost nothing says nothing."""
+    methods = (source.evaluated(budget) or {}).get("methods") or {}
+    fixed, oracle = (known((methods.get(m) or {}).get("accuracy")) for m in ("best_fixed", "oracle"))
+    return 1.0 if fixed is None or oracle is None else oracle - fixed
 
 
 def _signed(value: float) -> str:

@@ -40,6 +40,7 @@ STYLES: dict[str, Style] = {
     "majority": Style(name="Majority vote", light="#0068a8", dark="#4ba3e0"),
     "adaptive_majority": Style(name="Adaptive majority", light="#2b8fc9", dark="#8bd0f5", dash="7 3"),
     "best_of_n": Style(name="Best-of-N", light="#cb5500", dark="#f5813a"),
+    "weighted_vote": Style(name="Weighted vote", light="#cb5500", dark="#f5813a", dash="2 3"),
     "adaptive_best_of_n": Style(name="Adaptive best-of-N", light="#cb5500", dark="#f5813a", dash="7 3"),
     "beam_search": Style(name="Beam search", light="#00805d", dark="#21bd90"),
     "lookahead": Style(name="Lookahead", light="#00805d", dark="#21bd90", dash="7 3"),

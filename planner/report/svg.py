@@ -21,7 +21,9 @@ def draw(figure: Figure, budgets: tuple[float, ...], *, narrow: bool) -> str:
         return _calibration(figure, min(width, 460.0))
     count = len(figure.panels)
     columns = 1 if narrow else min(count, 4 if figure.kind == "whiskers" and count == 4 else 3)
-    alone = count == 1
+    alone = count == 1 and figure.x_scale == "cost"
+    if count == 1 and not alone and not narrow:
+        columns = 2  # a square-ish panel beside nothing, not one drawn out over the whole page
     if crowded := figure.kind == "lines" and max(len(panel.series) for panel in figure.panels) > _CROWDED:
         columns = 1
     height = (300.0 if narrow else 420.0) if alone or crowded else (230.0 if narrow else 290.0)
@@ -29,10 +31,11 @@ def draw(figure: Figure, budgets: tuple[float, ...], *, narrow: bool) -> str:
     gap = 0.0 if columns == 1 else 14.0
     cell = (width - gap * (columns - 1)) / columns
     low, high = _x_range(figure)
+    named = alone and not narrow and "legend" not in figure.extra
     parts = []
     for i, panel in enumerate(figure.panels):
         left, top = (i % columns) * (cell + gap), (i // columns) * height
-        parts.append(_panel(figure, panel, left, top, cell, height, (low, high), budgets, labels=alone and not narrow))
+        parts.append(_panel(figure, panel, left, top, cell, height, (low, high), budgets, labels=named))
     return _frame("".join(parts), width, rows * height, figure)
 
 
@@ -45,13 +48,36 @@ def _frame(content: str, width: float, height: float, figure: Figure) -> str:
 def _x_range(figure: Figure) -> tuple[float, float]:
     xs = [p.x for panel in figure.panels for s in panel.series for p in s.points]
     low, high = min(xs), max(xs)
-    return (low / 1.12, high * 1.12) if high > low else (low / 2, high * 2)
+    if figure.x_scale == "share":
+        return 0.0, 1.0
+    if figure.x_scale == "number":
+        margin = (high - low) / 20 or 0.5
+        return low - margin, high + margin
+    margin = 1.6 if figure.kind == "whiskers" and figure.x_scale == "points" else 1.12
+    return (low / margin, high * margin) if high > low else (low / 2, high * 2)
+
+
+def _x_ticks(figure: Figure, x_range: tuple[float, float], x: Scale) -> list[tuple[float, str]]:
+    """Places and texts of the ticks that fit between the ends of the scale."""
+    room = x.end - x.start
+    if figure.x_scale == "cost":
+        return [(t, short_cost(t)) for t in log_ticks(*x_range, max(3, int(room / 62)))]
+    if figure.x_scale == "points":
+        found: list[tuple[float, str]] = []
+        for t in sorted({p.x for panel in figure.panels for s in panel.series for p in s.points}):
+            if not found or x(t) - x(found[-1][0]) > 24:
+                found.append((t, f"{t:g}"))
+        return found
+    ticks = [t for t in linear_ticks(*x_range, max(3, int(room / 62))) if x_range[0] <= t <= x_range[1]]
+    return [(t, f"{100 * t:.3g}%" if figure.x_scale == "share" else f"{t:.3g}") for t in ticks]
 
 
 def _y_ticks(figure: Figure, panel: Panel, height: float) -> list[float]:
     points = [p for s in panel.series for p in s.points]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     low, high = min(ys), max(ys)
+    if figure.x_scale == figure.y_scale == "share":
+        low, high = 0.0, 1.0
     if figure.kind == "whiskers":
         low, high = min(low, -0.005), max(high, 0.005)
     elif high - low < 0.04:
@@ -76,33 +102,42 @@ def _panel(
     labels: bool,
 ) -> str:
     ticks = _y_ticks(figure, panel, height)
-    x0, x1 = left + 42.0, left + width - (166.0 if labels else 8.0)
+    x0, x1 = left + 42.0, left + width - (166.0 if labels else 18.0 if figure.x_scale == "share" else 8.0)
     y0, y1 = top + height - 44.0, top + (30.0 if panel.title else 12.0)
-    x, y = Scale(*x_range, x0, x1, log=True), Scale(ticks[0], ticks[-1], y0, y1)
+    x = Scale(*x_range, x0, x1, log=figure.x_scale in {"cost", "points"})
+    y = Scale(ticks[0], ticks[-1], y0, y1)
     out = []
     if panel.title:
-        note = element("tspan", escape(f"  {panel.note}"), class_="note") if panel.note else ""
-        out.append(element("text", escape(panel.title) + note, x=x0, y=top + 16.0, class_="panel"))
+        room = int((left + width - x0) / 9)
+        title = panel.title if len(panel.title) <= room else f"{panel.title[: room - 1].rstrip()}…"
+        fits = panel.note and len(title) + len(panel.note) + 2 <= room
+        note = element("tspan", escape(f"  {panel.note}"), class_="note") if fits else ""
+        whole = element("title", escape(panel.title)) if title != panel.title else ""
+        out.append(element("text", whole + escape(title) + note, x=x0, y=top + 16.0, class_="panel"))
     signed = figure.kind == "whiskers"
     for t in ticks:
         out.append(
             element("line", x1=x0, x2=x1, y1=y(t), y2=y(t), class_="zero" if signed and abs(t) < 1e-9 else "grid")
         )
-        number = f"{100 * t:.3g}".replace("-", "−")
+        shares = figure.y_scale == "share"
+        number = f"{100 * t if shares else t:.3g}".replace("-", "−")
         out.append(
             _text(
                 x0 - 6,
                 y(t) + 4,
-                f"+{number}" if signed and t > 1e-9 else number if signed else f"{number}%",
+                f"+{number}" if signed and t > 1e-9 else f"{number}%" if shares and not signed else number,
                 anchor="end",
             )
         )
-    for t in log_ticks(*x_range, max(3, int((x1 - x0) / 62))):
+    for t, text in _x_ticks(figure, x_range, x):
         out.append(element("line", x1=x(t), x2=x(t), y1=y0, y2=y0 + 4, class_="axis"))
-        out.append(_text(x(t), y0 + 17, short_cost(t)))
+        out.append(_text(x(t), y0 + 17, text))
+    if figure.extra.get("diagonal"):
+        a, b = max(x.low, y.low), min(x.high, y.high)
+        out.append(element("line", x1=x(a), x2=x(b), y1=y(a), y2=y(b), class_="diagonal"))
     out.append(element("line", x1=x0, x2=x1, y1=y0, y2=y0, class_="axis"))
     out.append(_text((x0 + x1) / 2, y0 + 36, _shorter(figure.x_label, x1 - x0), class_="label"))
-    inside = [f"{x(b):.1f}" if x_range[0] <= b <= x_range[1] else "" for b in budgets]
+    inside = [f"{x(b):.1f}" if figure.x_scale == "cost" and x_range[0] <= b <= x_range[1] else "" for b in budgets]
     if any(inside):
         out.append(
             element(
@@ -121,7 +156,9 @@ def _panel(
         out += [_whiskers(s, x, y) for s in order]
     else:
         quiet = len(order) > _CROWDED
-        out += [_band(s, x, y, quiet=quiet) for s in order] + [_line(s, x, y) for s in order]
+        out += [_band(s, x, y, quiet=quiet) for s in order] + [
+            _line(s, x, y, plain="plain" in figure.extra) for s in order
+        ]
     if labels:
         out += _end_labels(panel, x, y, x1, y1, y0)
     return element("g", "".join(out))
@@ -155,13 +192,13 @@ def _hit(p: Point, x: Scale, y: Scale) -> str:
     return element("circle", cx=x(p.x), cy=y(p.y), r=10, class_="hit", data_tip=p.tip)
 
 
-def _line(series: Series, x: Scale, y: Scale) -> str:
+def _line(series: Series, x: Scale, y: Scale, *, plain: bool) -> str:
     body = (
         element("path", d=path((x(p.x), y(p.y)) for p in series.points), class_="line")
         if len(series.points) > 1
         else ""
     )
-    body += "".join(_mark(p, series.marker, x, y) for p in series.points)
+    body += "" if plain else "".join(_mark(p, series.marker, x, y) for p in series.points)
     body += "".join(_hit(p, x, y) for p in series.points)
     return element("g", body, class_=f"series k-{series.key}", data_series=series.name)
 

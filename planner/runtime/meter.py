@@ -64,14 +64,24 @@ class ScoreQuote:
 
 @dataclass(slots=True)
 class Meter:
-    """One flow's history, usage and cost."""
+    """One flow's history, usage and cost. Both are counted in place, since every result of a search adds to them."""
 
     engines: Mapping[str, Engine]
     verifier: Verifier | None
-    usage: Usage = field(default_factory=Usage)
-    cost: Cost = field(default_factory=Cost)
+    _usage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Usage.__slots__, 0))
+    _cost: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Cost.__slots__, 0.0))
     _known: set[tuple[str, str, str]] = field(default_factory=set)
     _scored: set[_Scored] = field(default_factory=set)
+
+    @property
+    def usage(self) -> Usage:
+        """What has been counted up to now."""
+        return Usage(**self._usage)
+
+    @property
+    def cost(self) -> Cost:
+        """FLOPs up to now, NaN in the parts of a model whose config is unknown."""
+        return Cost(**self._cost)
 
     def quote_generation(self, model: str, request: GenerationRequest) -> GenerationQuote:
         """What the request would be charged now; `admit` makes its input known to the requests after it."""
@@ -133,36 +143,45 @@ class Meter:
             raise EngineError(f"engine {model!r} returned more tokens than the {request.sampling.max_tokens} asked for")
         if self.engines[model].info.caches_prefixes:
             self._known.add((model, request.prompt, request.prefix + completion.text))
-        self.usage += Usage(
+        prefill_flops, decode_flops = quote.prefill_flops, quote.decode_flops(completion.generated_tokens)
+        self._count(
             requests=1,
             prompt_tokens=quote.prefill_tokens,
             cached_tokens=completion.cached_tokens,
             generated_tokens=completion.generated_tokens,
             computed_prompt_tokens=completion.prompt_tokens - completion.cached_tokens,
         )
-        decode_flops = quote.decode_flops(completion.generated_tokens)
-        self.cost += Cost(prefill_flops=quote.prefill_flops, decode_flops=decode_flops)
-        return quote.prefill_flops + decode_flops
+        self._charge(prefill_flops=prefill_flops, decode_flops=decode_flops)
+        return prefill_flops + decode_flops
 
-    def scored(self, quote: ScoreQuote, result: StepScores) -> float:
-        """Count one scored answer and return its FLOPs."""
-        self.usage += Usage(requests=1, scored_tokens=quote.tokens, computed_scored_tokens=result.computed_tokens)
-        self.cost += Cost(verifier_flops=quote.flops)
+    def scored(self, quote: ScoreQuote, result: StepScores | None) -> float:
+        """Count one scored answer, or one that was cancelled while it was scored (None), and return its FLOPs."""
+        computed = 0 if result is None else result.computed_tokens
+        self._count(requests=1, scored_tokens=quote.tokens, computed_scored_tokens=computed)
+        self._charge(verifier_flops=quote.flops)
         return quote.flops
 
     def cancelled(self, quote: GenerationQuote, max_tokens: int) -> float:
         """Count a request that was cancelled while it ran as all that it may have generated, and return its FLOPs:
         what it did generate is not known."""
-        self.usage += Usage(requests=1, prompt_tokens=quote.prefill_tokens, generated_tokens=max_tokens)
-        self.cost += Cost(prefill_flops=quote.prefill_flops, decode_flops=quote.decode_flops(max_tokens))
+        self._count(requests=1, prompt_tokens=quote.prefill_tokens, generated_tokens=max_tokens)
+        self._charge(prefill_flops=quote.prefill_flops, decode_flops=quote.decode_flops(max_tokens))
         return quote.total_flops(max_tokens)
 
     def wave_done(self, decode_steps: int) -> None:
         """All that was in flight has come back; the longest completion took so many steps."""
-        self.usage += Usage(decode_steps=decode_steps)
+        self._count(decode_steps=decode_steps)
 
     def round_done(self, *, scoring: bool) -> None:
-        self.usage += Usage(rounds=1, scoring_rounds=int(scoring))
+        self._count(rounds=1, scoring_rounds=int(scoring))
+
+    def _count(self, **more: int) -> None:
+        for name, number in more.items():
+            self._usage[name] += number
+
+    def _charge(self, **more_flops: float) -> None:
+        for name, flops in more_flops.items():
+            self._cost[name] += flops
 
 
 def _prefixes(request: ScoreRequest) -> set[_Scored]:

@@ -7,38 +7,49 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from planner.errors import EngineError, VerifierError
-from planner.models.protocols import ContinuousEngine, Engine, Verifier
+from planner.core import Completion, StepScores
+from planner.errors import EngineError, PlannerError, VerifierError
+from planner.models.protocols import ContinuousEngine, ContinuousVerifier, Engine, Pending, Verifier
 from planner.runtime.flights import Flights
-from planner.runtime.session import Dropped, GenerationTicket, Result, ScoreTicket, Session
+from planner.runtime.session import Dropped, GenerationTicket, Result, ScoreTicket, Session, Ticket
 
 __all__ = ["Answered", "Batch", "Queues", "Ticket"]
 
-Ticket: TypeAlias = GenerationTicket | ScoreTicket
 Answered: TypeAlias = tuple[Ticket, Result]
 _Queue: TypeAlias = list[tuple[int, int, Ticket]]
 
 _VERIFIER = ""  # the verifier's queue; no policy model has an empty name
-_LANDED = "\n"  # stands for what continuous engines have done; no policy model has such a name either
+_LANDED = "\n"  # stands for what continuous engines and verifiers have done; no policy model has such a name either
 _PATIENCE = 16  # batches after which a shorter queue goes first: no flow starves while new ones keep arriving
-_GLANCE = 0.005  # seconds that a driver waits at a time for a continuous engine, to see to its other work
+_GLANCE = 0.005  # seconds that a driver waits at a time for what is under way, to see to its other work
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tickets for one engine (`name`) or the verifier, the earliest jobs first; or those that continuous engines have
-    done (none, where they still work)."""
+    """Tickets for one engine (`name`) or the verifier, the earliest jobs first; or those that continuous ones have done
+    (none, where they still work)."""
 
     name: str
     tickets: tuple[Ticket, ...]
+
+    def halves(self) -> tuple[Batch, ...]:
+        """Two batches with half of its flows each; none where it is one flow's."""
+        flows = list(dict.fromkeys(ticket.session for ticket in self.tickets))
+        if len(flows) < 2:
+            return ()
+        first = set(flows[: len(flows) // 2])
+        return tuple(
+            Batch(self.name, tuple(t for t in self.tickets if (t.session in first) == is_first))
+            for is_first in (True, False)
+        )
 
 
 class Queues:
     """Tickets by engine, each queue ordered by job, then by position.
 
     A batch ends with its longest request, so requests that were cut to fit their flow's seconds are not batched with
-    others that were not: they have queues of their own, which go first. A continuous engine has no batches: what waits
-    for it joins its running batch at once.
+    others that were not: they have queues of their own, which go first. A continuous engine or verifier has no batches:
+    what waits for it is sent off at once, and lands when it is done.
     """
 
     def __init__(self, engines: Mapping[str, Engine], verifier: Verifier | None, max_batch: int) -> None:
@@ -62,20 +73,23 @@ class Queues:
         self._flights.drop(session)
 
     def close(self) -> None:
-        """Cancel what continuous engines still work on."""
+        """Cancel what is still under way."""
         self._flights.drop(None)
 
     def take(self) -> Batch | None:
         """The next batch, None where nothing waits: of the fullest queue, or of one that was passed over too often; but
-        first whatever waits for a flow whose seconds have run out, which no engine is asked for, and what continuous
-        engines have done."""
+        first whatever waits for a flow whose seconds have run out, which no engine is asked for, and what has landed.
+        What waits for a continuous engine or verifier is sent off meanwhile."""
         for key, queue in self._waiting.items():
             # Asked once each, since time goes on.
             late = [row[2].session.ledger.late for row in queue] if key[1] else []
             if any(late):
                 self._keep(key, [row for row, is_late in zip(queue, late, strict=True) if not is_late])
                 return Batch(key[0], tuple(row[2] for row, is_late in zip(queue, late, strict=True) if is_late))
-        self._launch()
+        for key, queue in list(self._waiting.items()):
+            if (asked := self._continuous(key[0])) is not None:
+                self._forget(key)
+                self._send_off(asked, [row[2] for row in sorted(queue, key=lambda row: row[:2])])
         landed = self._flights.landed(0.0 if self._waiting else _GLANCE)
         if landed or not self._waiting:
             return Batch(_LANDED, landed) if landed or self._flights else None
@@ -88,14 +102,6 @@ class Queues:
             self._forget(key)
         return Batch(key[0], tickets)
 
-    def _launch(self) -> None:
-        for key, queue in list(self._waiting.items()):
-            engine = self.engines.get(key[0])
-            if isinstance(engine, ContinuousEngine):
-                self._keep(key, [])
-                ordered = [row[2] for row in sorted(queue, key=lambda row: row[:2])]
-                self._flights.launch(engine, [ticket for ticket in ordered if isinstance(ticket, GenerationTicket)])
-
     def _keep(self, key: tuple[str, bool], left: _Queue) -> None:
         heapq.heapify(left)
         self._waiting[key] = left
@@ -106,8 +112,7 @@ class Queues:
         """Ask the engine or verifier; flows whose seconds have run out are not asked for. Raises what it raises, and
         EngineError or VerifierError for a wrong number of results."""
         if batch.name == _LANDED:
-            landed = [ticket for ticket in batch.tickets if isinstance(ticket, GenerationTicket)]
-            return list(zip(landed, self._flights.results(landed), strict=True))
+            return list(zip(batch.tickets, self._flights.results(batch.tickets), strict=True))
         dropped, tickets = list[Answered](), list[Ticket]()
         for ticket in batch.tickets:
             if ticket.session.ledger.late:
@@ -129,9 +134,35 @@ class Queues:
                 raise EngineError(f"engine {batch.name!r}: {len(results)} results for {len(tickets)} requests")
         return [*zip(tickets, results, strict=True), *dropped]
 
+    def _continuous(self, name: str) -> ContinuousEngine | ContinuousVerifier | None:
+        asked = self.verifier if name == _VERIFIER else self.engines.get(name)
+        return asked if isinstance(asked, ContinuousEngine | ContinuousVerifier) else None
+
+    def _send_off(self, asked: ContinuousEngine | ContinuousVerifier, tickets: Sequence[Ticket]) -> None:
+        """A request that is refused fails its own flow alone."""
+        try:
+            self._flights.add(tickets, _submitted(asked, tickets))
+        except PlannerError as refusal:
+            flows: dict[Session, list[Ticket]] = {}
+            for ticket in tickets:
+                flows.setdefault(ticket.session, []).append(ticket)
+            if len(flows) == 1:
+                self._flights.refuse(tickets, refusal)
+                return
+            for mine in flows.values():
+                self._send_off(asked, mine)
+
     def _forget(self, key: tuple[str, bool]) -> None:
         del self._waiting[key]
         self._passed.pop(key, None)
+
+
+def _submitted(
+    asked: ContinuousEngine | ContinuousVerifier, tickets: Sequence[Ticket]
+) -> list[Pending[Completion]] | list[Pending[StepScores]]:
+    if isinstance(asked, ContinuousVerifier):
+        return asked.submit([ticket.request for ticket in tickets if isinstance(ticket, ScoreTicket)])
+    return asked.submit([ticket.request for ticket in tickets if isinstance(ticket, GenerationTicket)])
 
 
 def _has_deadline(ticket: Ticket) -> bool:

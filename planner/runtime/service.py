@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
-from planner.errors import EngineError
+from planner.errors import EngineError, InputError, VerifierError
 from planner.models.latency import LatencyModel
 from planner.models.protocols import Engine, Verifier
 from planner.runtime.driver import Job, Run
 from planner.runtime.ledger import Clock
-from planner.runtime.queues import Answered, Queues
+from planner.runtime.queues import Answered, Batch, Queues
 from planner.runtime.session import Session
 
 __all__ = ["FlowService"]
@@ -33,7 +33,7 @@ class FlowService:
     """Runs any number of jobs at once on shared engines, for one event loop.
 
     A job's run is the one that `run_flows` gives; `latency` and `clock` are its own. An engine's failure reaches the
-    jobs with requests in the failed batch and no other.
+    jobs with requests in the failed batch and no other; a request that an engine or verifier refuses, its own job.
     """
 
     def __init__(
@@ -109,19 +109,43 @@ class FlowService:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            while (batch := await self._call(self._queues.take)) is not None:
-                answer = asyncio.ensure_future(self._call(self._queues.answer, batch))
-                await asyncio.wait([answer])
-                failure = answer.exception()
-                deliveries: dict[Session, _Delivery]
-                if failure is None:
-                    deliveries = _by_session(answer.result())
-                else:
-                    deliveries = {ticket.session: failure for ticket in batch.tickets}
-                for session, delivery in deliveries.items():
-                    if session in self._inboxes:  # else it was given up meanwhile
-                        self._inboxes[session].put_nowait(delivery)
+            while True:
+                taken = await self._tried(self._queues.take)
+                failure = taken.exception()
+                if failure is not None:  # of something that was sent off: nobody knows whose it was
+                    self._deliver(dict.fromkeys(self._inboxes, failure))
+                    break
+                batch = taken.result()
+                if batch is None:
+                    break
+                await self._answer(batch)
                 await asyncio.sleep(0)  # what was just handed out is taken before the next batch is put together
+
+    async def _answer(self, batch: Batch) -> None:
+        """Hand the batch's results out. One that is refused is asked again in halves, since the others' requests are
+        not what was wrong with it; a failure that may pass, or that nobody foresaw, is all its flows'."""
+        waiting = [batch]
+        while waiting:
+            asked = waiting.pop()
+            answer = await self._tried(self._queues.answer, asked)
+            failure = answer.exception()
+            if failure is None:
+                self._deliver(_by_session(answer.result()))
+            elif _refused(failure) and (halves := asked.halves()):
+                waiting += reversed(halves)
+            else:
+                self._deliver({ticket.session: failure for ticket in asked.tickets})
+
+    async def _tried(self, function: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """The ended call; its failure is not raised here."""
+        call = asyncio.ensure_future(self._call(function, *args))
+        await asyncio.wait([call])
+        return call
+
+    def _deliver(self, deliveries: Mapping[Session, _Delivery]) -> None:
+        for session, delivery in deliveries.items():
+            if session in self._inboxes:  # else it was given up meanwhile
+                self._inboxes[session].put_nowait(delivery)
 
     def _advance(self, session: Session, results: Sequence[Answered]) -> None:
         for ticket, result in results:
@@ -137,6 +161,13 @@ class FlowService:
         if self._closed:
             raise _closed()
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+
+
+def _refused(failure: BaseException) -> bool:
+    """Whether something was asked that cannot be done (as an input too long), instead of something having failed."""
+    if isinstance(failure, EngineError):
+        return not failure.retryable
+    return isinstance(failure, InputError | VerifierError)
 
 
 def _by_session(answered: Sequence[Answered]) -> dict[Session, _Delivery]:

@@ -20,7 +20,7 @@ from planner.runtime.ledger import Clock, Ledger
 from planner.runtime.meter import GenerationQuote, Meter, ScoreQuote
 from planner.strategies import Strategy
 
-__all__ = ["Dropped", "GenerationTicket", "Result", "ScoreTicket", "Session"]
+__all__ = ["Dropped", "GenerationTicket", "Result", "ScoreTicket", "Session", "Ticket"]
 
 
 class Dropped(Enum):
@@ -55,6 +55,9 @@ class ScoreTicket:
     request: ScoreRequest
     quote: ScoreQuote
     reserved_flops: int
+
+
+Ticket: TypeAlias = GenerationTicket | ScoreTicket
 
 
 @dataclass(slots=True, eq=False)
@@ -137,12 +140,13 @@ class Session:
                 self._advance()
         return []
 
-    def settle(self, ticket: GenerationTicket | ScoreTicket, result: Result) -> bool:
+    def settle(self, ticket: Ticket, result: Result) -> bool:
         """Take one result; True when all that was in flight has come back."""
         if isinstance(ticket, GenerationTicket):
             spent = self._settle_generation(ticket, result)
         elif isinstance(result, Dropped):
-            spent, self._unpaid = 0.0, True
+            spent = self.meter.scored(ticket.quote, None) if result is Dropped.CANCELLED else 0.0
+            self._unpaid = True
         else:
             assert isinstance(result, StepScores)
             spent = self.meter.scored(ticket.quote, result)

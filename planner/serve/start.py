@@ -9,11 +9,12 @@ from pathlib import Path
 import uvicorn
 
 from planner.api import Planner, default_planner, load
-from planner.errors import CapabilityError, InputError
+from planner.errors import CapabilityError
 from planner.models import wrapped
 from planner.models.cost import ModelShape
 from planner.models.protocols import Engine, EngineInfo, Verifier, VerifierInfo
-from planner.models.shipped import load_engine, load_verifier
+from planner.models.shipped import load_verifier
+from planner.policy.equipment import named_engines
 from planner.serve.app import create_app
 from planner.serve.gateway import Gateway
 from planner.serve.guard import guarded
@@ -32,7 +33,7 @@ def make_gateway(policy: Path | None, engines: Sequence[str], verifier: str | No
         loaded, default_verifier, _ = planner.equip(None, load_verifier(verifier) if verifier else None)
         used = default_verifier
     else:
-        loaded, used = _named(planner, engines), load_verifier(verifier) if verifier else None
+        loaded, used = named_engines(planner.document["plans"], engines), load_verifier(verifier) if verifier else None
     check_match(planner, loaded, used, settings.allow_mismatch)
     return Gateway(planner, priced(planner, loaded), used, settings)
 
@@ -54,22 +55,6 @@ def priced(planner: Planner, engines: Mapping[str, Engine]) -> dict[str, Engine]
                 hint="Give its config.json, as in http://HOST/v1?config=FOLDER/config.json",
             )  # fmt: skip
         found[name] = wrapped.priced(engine, ModelShape.from_dict(config))
-    return found
-
-
-def _named(planner: Planner, engines: Sequence[str]) -> dict[str, Engine]:
-    models = list(dict.fromkeys(str(plan["policy_model"]) for plan in planner.document["plans"]))
-    found: dict[str, Engine] = {}
-    for text in engines:
-        name, equals, spec = text.partition("=")
-        # A URL may hold an equals sign of its own; a policy model's name stands before it or does not.
-        if not equals or name not in models:
-            name, spec = "", text
-        engine = load_engine(spec)
-        name = name or (engine.info.name if engine.info.name in models or len(models) > 1 else models[0])
-        if name in found:
-            raise InputError("named twice", field="engine", value=name, hint="Give `POLICY_MODEL=ENGINE` for each")
-        found[name] = engine
     return found
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from planner.core import Completion, Problem, split_steps
 from planner.strategies.base import validate
-from planner.strategies.scoring import Aggregation, Selection, aggregate, make_candidate
+from planner.strategies.scoring import Aggregation, Selection, aggregate
+from planner.tasks.answers import extract_answer
 
 __all__ = ["SearchPath", "StepSearch"]
 
@@ -31,11 +32,16 @@ class SearchPath:
     def extended(self, completion: Completion, problem: Problem) -> SearchPath:
         text, tokens = self.text + completion.text, self.tokens + completion.generated_tokens
         steps = split_steps(text, problem.step_separator)
-        finished = make_candidate(text, ended=completion.finish == "end").finished
+        finished = completion.finish == "end" or extract_answer(text) is not None
         dead = not finished and (completion.finish in ("length", "budget") or tokens >= problem.max_tokens)
         # A blank step adds nothing to be scored: the path keeps its scores.
         scores, outlook = (self.scores, self.outlook) if steps == self.steps else ((), ())
         return SearchPath(text, steps, tokens, scores, outlook, finished, dead)
+
+    def scored(self, scores: tuple[float, ...]) -> SearchPath:
+        """The same with the scores of its own steps, or of those and further ones."""
+        own = scores[: len(self.steps)]
+        return SearchPath(self.text, self.steps, self.tokens, own, scores, self.finished, self.dead)
 
     def value(self, aggregation: Aggregation) -> float:
         """What it is ranked by; an unscored path stands behind all others."""

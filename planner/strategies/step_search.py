@@ -9,7 +9,7 @@ paid for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from planner.core import Candidate, Completion, GenerationRequest, Problem, Sampling
 from planner.effects import Flow, Generate, score
@@ -135,7 +135,7 @@ def _score(
     except OutOfBudget:
         return scored, True
     for (i, path), result in zip(new, reply, strict=True):
-        scored[i] = replace(path, scores=result.scores[: len(path.steps)], outlook=result.scores)
+        scored[i] = path.scored(result.scores)
     return scored, short
 
 

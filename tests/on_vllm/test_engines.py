@@ -107,9 +107,9 @@ def test_who_comes_later_and_asks_for_less_is_answered_first(engines, way):
     short = engine.submit(greedy(PROMPT, "Calculate 1 + 1.", max_tokens=1))
     done, _ = wait([long.future, *(each.future for each in short)], return_when=FIRST_COMPLETED)
     assert long.future not in done
-    assert [each.completion().generated_tokens for each in short] == [1, 1]
+    assert [each.result().generated_tokens for each in short] == [1, 1]
     assert not long.future.done()
-    assert long.completion().text == engine.generate(greedy(LONG, max_tokens=200))[0].text
+    assert long.result().text == engine.generate(greedy(LONG, max_tokens=200))[0].text
 
 
 @pytest.mark.parametrize("way", ["process", "own tokenizer"])
@@ -117,7 +117,7 @@ def test_a_cancelled_request_is_dropped_and_the_others_are_not(engines, way):
     engine = engines[way]
     given_up, kept = engine.submit(greedy(LONG, PROMPT))
     assert given_up.future.cancel()
-    assert kept.completion().text == engine.generate(greedy(PROMPT))[0].text
+    assert kept.result().text == engine.generate(greedy(PROMPT))[0].text
 
 
 def test_steps_are_continued_from_the_ids_that_were_drawn(engine):

@@ -46,7 +46,8 @@ class ImportReport:
 
 def import_bank(
     files: Sequence[str | Path], out: str | Path, *, format: str | None = None, policy: str | None = None,
-    config: str | Path | None = None, prompts: str | Path | None = None, temperature: float | None = None,
+    config: str | Path | None = None, verifier_config: str | Path | None = None, prompts: str | Path | None = None,
+    temperature: float | None = None,
     strategy: str | None = None, hyperparameters: Mapping[str, Any] | None = None,
     costs: Mapping[str, float] | None = None, allow_damaged: bool = False,
 ) -> ImportReport:  # fmt: skip
@@ -54,7 +55,8 @@ def import_bank(
 
     `format` is one of FORMATS, by default what each file is recognised as. `policy`, `temperature`, `strategy`
     ("samples" for independent samples) and `hyperparameters` say what files do not say themselves. `config` is the
-    model's config.json: costs are FLOPs with it and tokens without. `costs` prices one sample of each policy model by
+    model's config.json: costs are FLOPs with it and tokens without; `verifier_config` is the verifier's, whose cost in
+    FLOPs is unknown without. `costs` prices one sample of each policy model by
     hand instead, in units of your own. `prompts` is a file of problems, joined by their id or their text.
 
     Raises InputError naming file, line and field, and for completions that stand under other problems than their own
@@ -88,6 +90,7 @@ def import_bank(
     rows.finish()
     models = sorted({row["policy_model"] for row in (*rows.samples, *rows.runs)})
     shape, priced = _shape(config, models), _costs(costs, models)
+    verifier = _verifier(list(rows.verifiers), sorted(digests), verifier_config)
     if shape is not None:
         _price(rows.runs, shape)
     flags = [
@@ -106,7 +109,7 @@ def import_bank(
             }
             for model in models
         },
-        "verifier": _verifier(list(rows.verifiers), sorted(digests)),
+        "verifier": verifier,
         "task": {"name": ", ".join(path.name for path in digests.values()), "problems": len(rows.problems)},
         "packages": packages(),
         "notes": notes,
@@ -158,6 +161,10 @@ def _shape(config: str | Path | None, models: list[str]) -> ModelShape | None:
         raise InputError(
             f"one config for {len(models)} policy models", field="config", hint="Import one model at a time"
         )
+    return _read_shape(config)
+
+
+def _read_shape(config: str | Path) -> ModelShape:
     try:
         document = json.loads(Path(config).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -186,8 +193,10 @@ def _price(runs: Sequence[dict[str, Any]], shape: ModelShape) -> None:
             row |= {"prefill_flops": float(prefill) if prompt else None, "decode_flops": float(decode)}
 
 
-def _verifier(names: list[str], digests: list[str]) -> dict[str, Any] | None:
+def _verifier(names: list[str], digests: list[str], config: str | Path | None) -> dict[str, Any] | None:
     if not names:
+        if config is not None:
+            raise InputError("no sample has a verifier's scores", field="verifier_config", value=str(config))
         return None
     if len(names) > 1:
         raise InputError(
@@ -195,7 +204,11 @@ def _verifier(names: list[str], digests: list[str]) -> dict[str, Any] | None:
             hint="Import one at a time",
         )  # fmt: skip
     fingerprint = f"recorded:{stable_hash('verifier', digests)}"
-    return {"name": names[0], "fingerprint": fingerprint, "config": None, "incremental": False}
+    shape = None if config is None else _read_shape(config)
+    return {
+        "name": names[0], "fingerprint": fingerprint, "config": shape.to_dict() if shape else None,
+        "parameters": shape.parameters if shape else None, "incremental": False,
+    }  # fmt: skip
 
 
 def _digest(path: Path) -> str:

@@ -24,7 +24,10 @@ _PROBLEM = {
     "problem_id", "position_id", "prompt", "gold", "policy", "samples", "temperature", "top_p", "prompt_tokens",
     "verifier", "strategy", "hyperparameters", "tokens", "repeat",
 }  # fmt: skip
-_SAMPLE = {"text", "answer", "key", "correct", "tokens", "scores", "finish", "temperature", "top_p", "prompt_tokens"}
+_SAMPLE = {
+    "text", "answer", "key", "correct", "tokens", "scores", "finish", "temperature", "top_p", "prompt_tokens",
+    "verifier_tokens",
+}  # fmt: skip
 _SHARED = ("temperature", "top_p", "prompt_tokens")
 _SCORES = ("scores", "prm_last", "reward")
 _FINISHES = set(get_args(Finish))
@@ -110,9 +113,21 @@ class Rows:
             self.runs.append({"key": stable_hash("run", *place, repeat), "repeat": repeat} | row)
             for path in paths:
                 path["generated_tokens"] = None
+        for row in self.samples:
+            self._read_by_verifier(row)
         self.counts["unlabelled"] = sum(row["correct"] is None for row in self.samples)
         self._unchecked.clear()
         self._unfinished.clear()
+
+    def _read_by_verifier(self, row: dict[str, Any]) -> None:
+        """Where nobody counted what a verifier read: the prompt and the answer, once."""
+        if row["scores"] is None or row["verifier_tokens"] is not None or row["generated_tokens"] is None:
+            return
+        asked = row["prompt_tokens"]
+        if asked is None:
+            asked = math.ceil(len(self.problems[row["problem_id"]]["prompt"] or "") / CHARACTERS_PER_TOKEN)
+        row["verifier_tokens"] = asked + row["generated_tokens"]
+        self.counts["readings"] += 1
 
     def next_index(self, *place: str) -> int:
         self.drawn[place] += 1
@@ -176,7 +191,9 @@ class Rows:
             "generated_tokens": self.tokens(given, text, where, path),
             "prompt_tokens": _count(given, "prompt_tokens", where),
             "temperature": _number(given, "temperature", where), "top_p": _number(given, "top_p", where),
-            "scores": scores, "verifier": None if scores is None else verifier, "extra": _extra(given, _SAMPLE),
+            "scores": scores, "verifier": None if scores is None else verifier,
+            "verifier_tokens": None if scores is None else _count(given, "verifier_tokens", where),
+            "extra": _extra(given, _SAMPLE),
         }  # fmt: skip
         if correct is None and gold is not None and (answer is not None or "answer" in given or text is not None):
             self._unchecked.append((row, gold))
@@ -221,6 +238,8 @@ class Rows:
             " is unknown": c["samples without tokens"],
             f"{c['unlabelled']} of {c['samples'] + c['paths']} samples have no label, and none could be made":
                 c["unlabelled"],
+            f"{c['readings']} scores do not tell what the verifier read: taken as prompt and answer, once":
+                c["readings"],
             f"{c['outside']} scores lie outside [0, 1]: products and sums of them may mean little": c["outside"],
             f"{c['disagreeing']} of {c['labelled']} answers equal the gold answer but are labelled wrong: the file may"
             " be damaged": c["disagreeing"] > _DISAGREEING * c["labelled"],
