@@ -88,9 +88,8 @@ def compare_accounts(
     `parameters` names sizes (of policy models and of the verifier) that the bank does not know, `prices` adds USD.
     Returns `models` (name, parameters, and what its single answer costs in each account), `rows` (an entry of
     `size_comparisons` each, with `account` and `verifier`: "counted", "left out" or "none"), `missing` (accounts that
-    could not
-    be had, with the reason) and `notes`. Raises InputError where fewer than two policy models can be told by size or
-    price, and what `outcomes_from_bank` raises.
+    could not be had, with the reason) and `notes`. Raises InputError where fewer than two policy models can be told by
+    size or price, and what `outcomes_from_bank` raises.
     """
     manifest = bank.manifest
     own, judge = Pricing.from_manifest(manifest), manifest.get("verifier") or {}

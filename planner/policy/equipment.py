@@ -29,7 +29,7 @@ def runnable(plans: Sequence[_Plan], engines: Mapping[str, Engine], verifier: Ve
     """Which of the plans can run on these engines, shape [C]."""
     given = [all(model in engines for model in models_of(plan)) for plan in plans]
     scored = [plan["verifier"] is None or verifier is not None for plan in plans]
-    return np.array(given) & np.array(scored)
+    return np.array(given, dtype=np.bool_) & np.array(scored, dtype=np.bool_)
 
 
 def require_runnable(
