@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from planner.cli.app import application
 from planner.errors import BankError, InputError
 from planner.profiling.bank import Bank
 from planner.profiling.importers import import_bank
@@ -100,6 +102,29 @@ def test_config_prices_in_flops(tmp_path: Path) -> None:
         import_bank([file], tmp_path / "other", config=config)
     with pytest.raises(InputError, match="cannot be read"):
         import_bank([file], tmp_path / "other", config=tmp_path / "absent.json")
+
+
+def test_several_policy_models_have_a_config_each(tmp_path: Path) -> None:
+    from scripted import SHAPE
+
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(SHAPE.to_dict()))
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps(SHAPE.to_dict() | {"hidden_size": 2 * SHAPE.hidden_size}))
+    files = [write(tmp_path / f"{name}.jsonl", FULL | {"policy": name}) for name in ("a", "b")]
+    bank = import_bank(files, tmp_path / "bank", config={"a": config, "b": wide}).bank
+    small, large = (bank.manifest["policy_models"][name]["parameters"] for name in ("a", "b"))
+    assert small == SHAPE.parameters < large
+    with pytest.raises(InputError, match="expected a=CONFIG, b=CONFIG"):
+        import_bank(files, tmp_path / "other", config=config)
+    with pytest.raises(InputError, match="not one config for each"):
+        import_bank(files, tmp_path / "other", config={"a": config})
+    done = CliRunner().invoke(
+        application(),
+        ["import", *map(str, files), "-o", str(tmp_path / "cli"), "--config", f"a={config}", "--config", f"b={wide}"],
+    )
+    assert done.exit_code == 0, done.output
+    assert Bank.open(tmp_path / "cli").manifest["policy_models"] == bank.manifest["policy_models"]
 
 
 def test_what_the_verifier_read_is_counted_and_priced(tmp_path: Path) -> None:

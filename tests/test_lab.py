@@ -44,6 +44,7 @@ from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer, prompt_text
 from planner.models.lab.train import VERIFIER_TOML, train_laboratory
 from planner.models.shipped import shipped
+from planner.profiling.importers import import_bank
 from planner.tasks.lab import FAMILIES, WorkedProblem, worked_problems
 
 MODELS = (*SHAPES, *VERIFIERS)
@@ -281,6 +282,22 @@ def test_an_interrupted_measurement_goes_on(measured: dict[str, Any], keep: Path
     assert gone.exists()
     assert again["policies"][:2] == measured["policies"][:2]
     assert again["policies"][2]["pass_at_1"] == 0
+
+
+def test_a_measurement_s_samples_become_a_bank(measured: dict[str, Any], keep: Path, tmp_path: Path) -> None:
+    evaluate_laboratory(problems=36, samples=4, seed=1, keep=keep, record=tmp_path)
+    folders = {folder.name for folder in tmp_path.iterdir()}
+    assert folders == set(VERIFIERS)
+    files = sorted((tmp_path / "lab-prm").iterdir())
+    configs = {name: shipped("models", f"lab/{name}/config.json") for name in SHAPES}
+    bank = import_bank(
+        files, tmp_path / "bank", config=configs, verifier_config=shipped("models", "lab/lab-prm/config.json")
+    ).bank
+    rates = bank.samples.groupby("policy_model")["correct"].mean()
+    assert {f["name"]: f["pass_at_1"] for f in measured["policies"]} == pytest.approx(rates.to_dict())
+    scored = bank.samples[bank.samples["scores"].notna()]
+    assert (scored["verifier_tokens"] > scored["generated_tokens"] + scored["prompt_tokens"]).all()
+    assert bank.manifest["verifier"]["parameters"] > bank.manifest["policy_models"]["lab-small"]["parameters"]
 
 
 def test_a_verifier_that_loves_one_wrong_answer_makes_best_of_n_fall() -> None:

@@ -38,7 +38,11 @@ def import_(
         typer.Option("--prompts", help="JSONL with `problem_id` (or `unique_id`) and `prompt`, joined by id or text."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="The policy model's config.json, to price tokens in FLOPs.")
+        list[str] | None,
+        typer.Option(
+            "--config",
+            help="The policy model's config.json, for FLOPs; of several models: `MODEL=CONFIG` for each.",
+        ),
     ] = None,
     verifier_config: Annotated[
         Path | None,
@@ -68,7 +72,7 @@ def import_(
     from planner.profiling.importers import import_bank
 
     report = import_bank(
-        files, output, format=format, prompts=prompts, config=config, verifier_config=verifier_config,
+        files, output, format=format, prompts=prompts, config=_configs(config or []), verifier_config=verifier_config,
         policy=policy_model, temperature=temperature, strategy=strategy, hyperparameters=_object(hyperparameters),
         costs=_prices(cost or []), allow_damaged=allow_damaged,
     )  # fmt: skip
@@ -92,6 +96,16 @@ def _object(text: str | None) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise InputError("not an object", field="--hyperparameters", value=text, expected='{"n": 4}')
     return found
+
+
+def _configs(given: list[str]) -> str | dict[str, str] | None:
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
+        return given[0]
+    parts = [text.partition("=") for text in given]
+    for text, (name, _, path) in zip(given, parts, strict=True):
+        if not name or not path:
+            raise InputError("not a model's config", field="--config", value=text, expected="MODEL=CONFIG")
+    return {name: path for name, _, path in parts} or None
 
 
 def _prices(given: list[str]) -> dict[str, float]:

@@ -61,6 +61,9 @@ def evaluate(
     keep: Annotated[
         Path | None, typer.Option(help="Keep what was drawn and scored here; an interrupted run goes on from it.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write samples and step scores here, a folder a verifier, for `planner import`.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +78,9 @@ def evaluate(
 
     home = folder or shipped("models", "lab")
     with progress_bar("measure", quiet=quiet or as_json) as advance:
-        result = evaluate_laboratory(home, problems=problems, samples=samples, seed=seed, keep=keep, progress=advance)
+        result = evaluate_laboratory(
+            home, problems=problems, samples=samples, seed=seed, keep=keep, record=record, progress=advance
+        )
     if not as_json:
         _show(result)
     if write_cards:

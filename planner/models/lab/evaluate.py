@@ -34,6 +34,7 @@ from planner.models.lab.measure import (
 from planner.models.lab.mistakes import policy_mistakes, verifier_mistakes
 from planner.models.lab.prm_data import attempts_by
 from planner.models.lab.recipe import VERIFIERS
+from planner.models.lab.recorded import write_samples
 from planner.models.lab.shapes import SHAPES, load_model
 from planner.models.lab.steps import Attempt
 from planner.models.lab.tokenizer import load_tokenizer
@@ -64,6 +65,7 @@ def evaluate_laboratory(
     policies: Sequence[str] = tuple(SHAPES),
     verifiers: Sequence[str] = VERIFIERS,
     keep: Path | None = None,
+    record: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Sample every policy model on one set of problems, score the samples and return all figures (JSON-able).
@@ -72,7 +74,9 @@ def evaluate_laboratory(
     problems, which repeat their structure under `standard_errors`; what every problem contributed is listed too. AUC
     within problems compares right with wrong answers to the same problem; an AUC is None where there is nothing to
     compare. What was drawn and scored is kept under `keep`, and taken from there where weights, problems and settings
-    are the same. `progress` is called with (stages done, stages in all, what comes next).
+    are the same. Under `record` a folder for each verifier (one called `samples` without any) gets a file of samples
+    for each policy model, as `planner import` reads them. `progress` is called with (stages done, stages in all, what
+    comes next).
 
     Raises:
         InputError: a folder without one of the models, or a split or numbers that cannot be.
@@ -122,6 +126,10 @@ def evaluate_laboratory(
         result["policies"].append(
             {"name": name, "parameters": _parameters(model), **_policy_figures(sampled[name], chosen)}
         )
+        if record is not None and not verifiers:
+            write_samples(
+                record / "samples" / f"{name}.jsonl.gz", name, sampled[name], tokenizer, temperature=temperature
+            )
         done += 1
     for name in verifiers:
         model, tokenizer = _load(folder / name)
@@ -136,6 +144,11 @@ def evaluate_laboratory(
             )
             tables = scored[name][policy] = _answer_scores(scores, samples)
             by_policy[policy] = _verifier_figures(tables, groups)
+            if record is not None:
+                write_samples(
+                    record / name / f"{policy}.jsonl.gz", policy, groups, tokenizer,
+                    temperature=temperature, verifier=name, scores=scores,
+                )  # fmt: skip
             done += 1
         result["verifiers"].append({"name": name, "parameters": _parameters(model), **_by_figure(by_policy)})
     begin("")
@@ -254,7 +267,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--policies", nargs="*", default=list(SHAPES))
     parser.add_argument("--verifiers", nargs="*", default=list(VERIFIERS))
+    parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--record", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     figures = evaluate_laboratory(
@@ -262,9 +277,11 @@ def main() -> None:
         problems=args.problems,
         samples=args.samples,
         split=args.split,
+        temperature=args.temperature,
         policies=args.policies,
         verifiers=args.verifiers,
         keep=args.keep,
+        record=args.record,
     )
     print(json.dumps(figures, indent=1))
 

@@ -46,8 +46,8 @@ class ImportReport:
 
 def import_bank(
     files: Sequence[str | Path], out: str | Path, *, format: str | None = None, policy: str | None = None,
-    config: str | Path | None = None, verifier_config: str | Path | None = None, prompts: str | Path | None = None,
-    temperature: float | None = None,
+    config: str | Path | Mapping[str, str | Path] | None = None, verifier_config: str | Path | None = None,
+    prompts: str | Path | None = None, temperature: float | None = None,
     strategy: str | None = None, hyperparameters: Mapping[str, Any] | None = None,
     costs: Mapping[str, float] | None = None, allow_damaged: bool = False,
 ) -> ImportReport:  # fmt: skip
@@ -55,9 +55,10 @@ def import_bank(
 
     `format` is one of FORMATS, by default what each file is recognised as. `policy`, `temperature`, `strategy`
     ("samples" for independent samples) and `hyperparameters` say what files do not say themselves. `config` is the
-    model's config.json: costs are FLOPs with it and tokens without; `verifier_config` is the verifier's, whose cost in
-    FLOPs is unknown without. `costs` prices one sample of each policy model by
-    hand instead, in units of your own. `prompts` is a file of problems, joined by their id or their text.
+    model's config.json (of several models: their names' configs): costs are FLOPs with it and tokens without;
+    `verifier_config` is the verifier's, whose cost in FLOPs is unknown without. `costs` prices one sample of each
+    policy model by hand instead, in units of your own. `prompts` is a file of problems, joined by their id or their
+    text.
 
     Raises InputError naming file, line and field, and for completions that stand under other problems than their own
     (unless `allow_damaged`, which flags them); BankError where `out` is not an empty folder.
@@ -89,10 +90,9 @@ def import_bank(
         )  # fmt: skip
     rows.finish()
     models = sorted({row["policy_model"] for row in (*rows.samples, *rows.runs)})
-    shape, priced = _shape(config, models), _costs(costs, models)
+    shapes, priced = _shapes(config, models), _costs(costs, models)
     verifier = _verifier(list(rows.verifiers), sorted(digests), verifier_config)
-    if shape is not None:
-        _price(rows.runs, shape)
+    _price(rows.runs, shapes)
     flags = [
         *(f"damaged: {reason}" for reason in damage), *rows.flags(), *contradictions(parts),
         *(["costs were given by hand for one sample of each policy model: tokens are those units"] if priced else []),
@@ -102,8 +102,8 @@ def import_bank(
         "policy_models": {
             model: {
                 "fingerprint": f"recorded:{stable_hash(model, sorted(digests))}",
-                "config": shape.to_dict() if shape else None,
-                "parameters": shape.parameters if shape else None,
+                "config": shapes[model].to_dict() if shapes else None,
+                "parameters": shapes[model].parameters if shapes else None,
                 "caches_prefixes": False,
                 **({"cost_per_sample": priced[model]} if priced else {}),
             }
@@ -154,14 +154,23 @@ def _prompts(path: str | Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _shape(config: str | Path | None, models: list[str]) -> ModelShape | None:
+def _shapes(config: str | Path | Mapping[str, str | Path] | None, models: list[str]) -> Mapping[str, ModelShape]:
+    """Every policy model's, or none."""
     if config is None:
-        return None
-    if len(models) != 1:
+        return {}
+    if not isinstance(config, Mapping):
+        if len(models) != 1:
+            raise InputError(
+                f"one config for {len(models)} policy models", field="config", value=str(config),
+                expected=", ".join(f"{model}=CONFIG" for model in models),
+            )  # fmt: skip
+        config = {models[0]: config}
+    if set(config) != set(models):
         raise InputError(
-            f"one config for {len(models)} policy models", field="config", hint="Import one model at a time"
-        )
-    return _read_shape(config)
+            "not one config for each policy model", field="config", value=", ".join(sorted(config)),
+            expected=", ".join(models),
+        )  # fmt: skip
+    return {model: _read_shape(path) for model, path in config.items()}
 
 
 def _read_shape(config: str | Path) -> ModelShape:
@@ -184,10 +193,11 @@ def _costs(costs: Mapping[str, float] | None, models: list[str]) -> Mapping[str,
     return costs
 
 
-def _price(runs: Sequence[dict[str, Any]], shape: ModelShape) -> None:
-    """FLOPs of runs whose tokens are known; a verifier's are not recorded."""
+def _price(runs: Sequence[dict[str, Any]], shapes: Mapping[str, ModelShape]) -> None:
+    """FLOPs of runs whose model and tokens are known; a verifier's are not recorded."""
     for row in runs:
-        if row["generated_tokens"] is not None:
+        shape = shapes.get(row["policy_model"])
+        if shape is not None and row["generated_tokens"] is not None:
             prompt = row["prompt_tokens"] or 0
             prefill, decode = sampling_cost(shape, prompt, float(row["generated_tokens"]))
             row |= {"prefill_flops": float(prefill) if prompt else None, "decode_flops": float(decode)}
