@@ -136,7 +136,10 @@ def test_gsm8k_cells_are_shared_out_as_a_solver_would() -> None:
         assert found.cost <= total
         low, high = np.append(np.ones(len(right)), -np.inf), np.append(np.ones(len(right)), total)
         constraint = LinearConstraint(vstack([each, coo_array(cost.ravel()[None])]).tocsc(), low, high)
-        solved = milp(-expected.ravel(), constraints=constraint, integrality=1, bounds=(0, 1))
+        # Many prompts are alike, so closing the last gap takes the solver for ever; its bound holds all the same.
+        solved = milp(
+            -expected.ravel(), constraints=constraint, integrality=1, bounds=(0, 1), options={"mip_rel_gap": 1e-3}
+        )
         assert found.expected_accuracy >= 0.99 * -solved.mip_dual_bound
         assert found.expected_accuracy <= -solved.mip_dual_bound * (1 + 1e-9)
         uniform = right[rows, np.where(price <= budget, mean, -1.0).argmax(axis=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ from planner.errors import InputError
 from planner.models.cost import ModelShape
 from planner.models.lab import data, train_policy, train_prm
 from planner.models.lab.card import compare_with_cards, read_card, write_card, write_measured
+from planner.models.lab.corrupt import corrupt
 from planner.models.lab.crossovers import crossovers
+from planner.models.lab.deepen import judge_on
 from planner.models.lab.evaluate import evaluate_laboratory
 from planner.models.lab.grow import grow
+from planner.models.lab.judge import step_scores
 from planner.models.lab.measure import (
     auc,
     auc_pooled,
@@ -39,9 +43,9 @@ from planner.models.lab.measure import (
 from planner.models.lab.mistakes import KINDS, first_mistake, verifier_mistakes
 from planner.models.lab.progress import Limit, Position
 from planner.models.lab.recipe import RECIPES, VERIFIERS, PolicyRecipe, PolicyStage, Stage, VerifierRecipe, recipe_of
-from planner.models.lab.shapes import SHAPES, new_model
-from planner.models.lab.steps import Attempt
-from planner.models.lab.tokenizer import load_tokenizer, prompt_text
+from planner.models.lab.shapes import SHAPES, load_model, new_model
+from planner.models.lab.steps import Attempt, encode_attempts
+from planner.models.lab.tokenizer import MINUS, PLUS, STEP, load_tokenizer, prompt_text
 from planner.models.lab.train import VERIFIER_TOML, train_laboratory
 from planner.models.shipped import shipped
 from planner.profiling.importers import import_bank
@@ -196,6 +200,46 @@ def test_a_grown_model_computes_what_the_smaller_one_does() -> None:
     assert not torch.allclose(gradient[:384], gradient[384:], rtol=0.1)
 
 
+def test_a_judge_begins_with_the_attempt_s_likelihood() -> None:
+    torch.manual_seed(0)
+    folder = LAB / "lab-medium"
+    policy, tokenizer = load_model(folder), load_tokenizer(folder)
+    solved = [Attempt(p, p.steps) for p in worked_problems("profile", 60)]
+    encoded = [one.ids for one in encode_attempts(tokenizer, solved)]
+    newline = tokenizer.encode("\n")[0]
+    judge = judge_on(policy, newline, encoded)
+    seen: list[torch.Tensor] = []
+    judge.model.layers[policy.config.num_hidden_layers].register_forward_pre_hook(
+        lambda _layer, given, named: seen.append((*given, *named.values())[0]), with_kwargs=True
+    )
+    policy.model.norm.register_forward_pre_hook(lambda _norm, given: seen.append(given[0]))
+    ids = torch.tensor([encoded[3]])
+    with torch.inference_mode():
+        judge.model(ids)
+        policy.model(ids.where(ids != STEP, newline))
+    # What the policy model computes stands unchanged under the new layers.
+    torch.testing.assert_close(seen[0][..., : policy.config.hidden_size], seen[1], atol=1e-2, rtol=1e-3)
+    # Untrained, it prefers what the policy model finds likely.
+    rng = random.Random(0)
+    pairs = [(one, other) for one in solved if (other := corrupt(one.problem, rng)) is not None]
+    right, wrong = (step_scores(judge, tokenizer, side) for side in zip(*pairs, strict=True))
+    preferred = np.mean([a[-1] > b[-1] for a, b in zip(right, wrong, strict=True)])
+    assert preferred > 0.7
+
+
+def test_training_a_verifier_leaves_the_policy_model_below_as_it_is(tmp_path: Path) -> None:
+    run = {"learning_rate": 1e-3, "sampled": 4, "corrupted": 10}
+    train_prm.train_prm(
+        LAB / "lab-small", {"lab-small": LAB / "lab-small"}, tmp_path, Limit(tokens=4_000), name="lab-prm", **run
+    )
+    policy, judge = load_model(LAB / "lab-small"), load_model(tmp_path / "lab-prm/export")
+    for own, below in zip(policy.model.layers, judge.model.layers, strict=False):
+        rows, columns = own.mlp.gate_proj.weight.shape
+        torch.testing.assert_close(below.mlp.gate_proj.weight[:rows, :columns], own.mlp.gate_proj.weight)
+        assert (below.mlp.down_proj.weight[columns:] == 0).all()
+    assert not torch.equal(judge.lm_head.weight[PLUS], judge.lm_head.weight[MINUS])
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_run_cannot_be_scaled_to_nothing(scale: float, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="scale"):
@@ -308,7 +352,8 @@ def test_a_verifier_that_loves_one_wrong_answer_makes_best_of_n_fall() -> None:
     assert found["accuracy"]["best:last"][-1] == 0
     assert found["accuracy"]["majority"][-1] == 1
     assert found["accuracy"]["weighted:last"][-1] == 1
-    assert found["gain_over_majority"]["best:last"]["mean"] == -1
+    assert [gain["mean"] for gain in found["gain_over_majority"]["best:last"]][-1] == -1
+    assert len(found["gain_over_majority"]["best:last"]) == 4
     fall = found["falls"]["best:last"]
     assert fall["best_n"] == 1
     assert fall["low"] < -found["accuracy"]["best:last"][0] < fall["high"] < -0.7

@@ -148,24 +148,57 @@ def _show(result: Mapping[str, Any]) -> None:
     for figures in result["verifiers"]:
         rule, errors = figures["aggregation"], figures["standard_errors"]
         table = Table(
-            title=f"\n{figures['name']}, {figures['parameters']:,} parameters: AUC, and accuracy of choosing among n",
+            title=f"\n{figures['name']}, {figures['parameters']:,} parameters: AUC",
             caption=f"Answers are scored by the {rule} of their step scores.",
             caption_justify="left",
             title_justify="left",
             **style,
         )
-        table.add_column("policy", no_wrap=True)
-        for column in ("AUC within", "pooled", "n", "majority", "best", "weighted"):
-            table.add_column(column, justify="right", no_wrap=True)
+        choice = Table(
+            title=f"\n{figures['name']} chooses among n: accuracy, and points over majority with their 95 % interval",
+            title_justify="left",
+            **style,
+        )
+        for one, columns in ((table, ("within problems", "pooled")), (choice, ("n", "majority", *_CHOICES))):
+            one.add_column("policy", no_wrap=True)
+            for column in columns:
+                one.add_column(column, justify="right", no_wrap=True)
         for policy, curves in figures["curves"].items():
-            accuracy = curves["accuracy"]
             table.add_row(
                 policy,
                 *(_with_error(figures[f][policy], errors[f][policy]) for f in ("auc_within_problem", "auc_pooled")),
-                str(curves["n"][-1]),
-                *(f"{accuracy[name][-1]:.3f}" for name in ("majority", f"best:{rule}", f"weighted:{rule}")),
             )
+            accuracy, gains = curves["accuracy"], curves["gain_over_majority"]
+            for place, n in enumerate(curves["n"]):
+                if n in (4, 16, 64):
+                    choice.add_row(
+                        policy,
+                        str(n),
+                        f"{accuracy['majority'][place]:.3f}",
+                        *(
+                            f"{accuracy[f'{kind}:{rule}'][place]:.3f}  {_points(gains[f'{kind}:{rule}'][place])}"
+                            for kind in _CHOICES
+                        ),
+                    )
+            fall = curves["falls"][f"best:{rule}"]
+            if fall["high"] < 0:
+                choice.add_row(policy, "", "", f"falls from n = {fall['best_n']} on: {_points(fall)}", "")
         console.print(table)
+        console.print(choice)
+    for place, title in (("between_buckets", "buckets"), ("between_policies", "policy models")):
+        found = result["crossovers"][place]
+        console.print(f"\nPairs of ways to answer whose order changes between {title} (99 % intervals): {len(found)}")
+        for one in found[:3]:
+            of = f"{one['policy']}: " if "policy" in one else ""
+            sides = "; ".join(f"{one[side]['in']} {_points(one[side])}" for side in ("better", "worse"))
+            console.print(f"  {of}{one['first']} against {one['second']}: {sides}", markup=False)
+
+
+_CHOICES = ("best", "weighted")
+
+
+def _points(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['mean']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from planner.errors import InputError
 from planner.models.lab import train_policy, train_prm
+from planner.models.lab.deepen import EXTRA_LAYERS
 from planner.models.lab.measure import auc_within, policy_figures
 from planner.models.lab.prm_data import EACH, TEMPERATURES
 from planner.models.lab.recipe import PolicyRecipe, Recipe, VerifierRecipe, recipe_of
@@ -125,16 +126,18 @@ def _data(recipe: Recipe) -> dict[str, Any]:
 
 
 def _hyperparameters(recipe: Recipe) -> dict[str, Any]:
-    common = {"optimizer": "AdamW, betas 0.9 and 0.98, weight decay 0.05, gradient norm at most 1"}
+    decay = 0.0 if isinstance(recipe, VerifierRecipe) else 0.05
+    common = {"optimizer": f"AdamW, betas 0.9 and 0.98, weight decay {decay:g}, gradient norm at most 1"}
     schedule = "warm-up over 2 %, then cosine to 2 % of the peak"
     if isinstance(recipe, VerifierRecipe):
         return common | {
             "learning_rate": recipe.learning_rate,
             "schedule": schedule,
             "batch_tokens": train_prm.BATCH_TOKENS * train_prm.ACCUMULATE,
-            "extra_layers": train_prm.EXTRA_LAYERS,
+            "trained": f"{EXTRA_LAYERS} layers on top, which begin with the attempt's likelihood, last norm and "
+            "read-out; the policy model below stays as it is",
             "loss": f"cross-entropy of <+> and <-> at step tags, {train_prm.TOKEN_WEIGHT} x at tokens up to the first "
-            f"wrong one, {train_prm.LANGUAGE_WEIGHT} x next-token on right solutions",
+            "wrong one",
         }
     return common | {
         "learning_rate": SHAPES[recipe.name].learning_rate,

@@ -155,8 +155,8 @@ def solve_rates(
 
 
 def curves(solved: dict[str, Floats], budgets: Sequence[int], *, seed: int = 0) -> dict[str, Any]:
-    """Mean accuracy at each of `budgets` and, at the largest, each rule's paired difference to majority with a 95 %
-    interval that resamples problems; `solved` is what `solve_rates` gives.
+    """Mean accuracy at each of `budgets`, and each rule's paired difference to majority there with a 95 % interval
+    that resamples problems; `solved` is what `solve_rates` gives.
 
     `falls` is, for each plain best-of-n, how far the largest budget lies below the best one, likewise; which one is the
     best is told, for each problem, by the other half of the problems, so that luck in choosing it does not count.
@@ -173,7 +173,7 @@ def curves(solved: dict[str, Floats], budgets: Sequence[int], *, seed: int = 0) 
     for name, table in solved.items():
         if name == "majority":
             continue
-        gains[name] = interval(table[-1] - solved["majority"][-1])
+        gains[name] = [interval(row) for row in table - solved["majority"]]
         if name.startswith("best:"):
             halves = [table[:, 1::2].mean(1).argmax(), table[:, ::2].mean(1).argmax()] if problems > 1 else [0]
             peaks = np.resize(halves, problems)

@@ -23,6 +23,7 @@ SAMPLED_PROBLEMS = 384
 CORRUPTED_PROBLEMS = 768
 EACH = 4
 TEMPERATURES = (0.7, 1.2)
+_ONE_SIDED = 0.25
 
 
 def attempts_by(
@@ -52,9 +53,12 @@ def round_of_attempts(
     sampled: int = SAMPLED_PROBLEMS,
     corrupted: int = CORRUPTED_PROBLEMS,
 ) -> list[Attempt]:
-    """Fresh attempts of one round: at `sampled` problems by one policy in turn (at most two right and three wrong ones
-    a problem, so that easy problems do not drown the rest), and `corrupted` solutions, every other one beside the
-    right one."""
+    """Fresh attempts of one round: at `sampled` problems by one policy in turn, as many right as wrong ones a problem,
+    and `corrupted` solutions beside the right ones.
+
+    Of problems whose attempts are all right or all wrong few are kept: what they teach is how hard a problem is, and
+    that does not tell its answers apart.
+    """
     key = seed * 1_000_003 + number
     rng = random.Random(key)
     stream = training_stream(0x5C0DE + key)
@@ -65,24 +69,19 @@ def round_of_attempts(
         different = list(dict.fromkeys(a for a in group if a.steps))
         right = [a for a in different if a.right]
         wrong = [a for a in different if not a.right]
-        # A problem that is always solved says little; half of those are enough.
-        attempts += wrong[:3] + (right[:2] if wrong else right[: rng.randrange(2)])
-    for place, problem in enumerate(islice(stream, corrupted)):
+        each_side = min(len(right), len(wrong))
+        attempts += right[:each_side] + wrong[:each_side]
+        if not each_side and different and rng.random() < _ONE_SIDED:
+            attempts.append(different[0])
+    for problem in islice(stream, corrupted):
         wrong_one = corrupt(problem, rng)
         if wrong_one is not None:
-            attempts.append(wrong_one)
-        if place % 2:
-            attempts.append(Attempt(problem, problem.steps))
+            attempts += [wrong_one, Attempt(problem, problem.steps)]
     return attempts
 
 
-def prm_batches(
-    encoded: Sequence[Encoded], tokens: int, rng: random.Random
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Batches (ids, step labels, token labels, next tokens), each (batch, time), of at most `tokens` padded tokens.
-
-    Next tokens are given for right solutions only: predicting them keeps the arithmetic that judging needs.
-    """
+def prm_batches(encoded: Sequence[Encoded], tokens: int, rng: random.Random) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Batches (ids, step labels, token labels), each (batch, time), of at most `tokens` padded tokens."""
     groups: list[list[Encoded]] = [[]]
     for one in sorted(encoded, key=lambda e: (len(e.ids), rng.random())):
         if groups[-1] and (len(groups[-1]) + 1) * len(one.ids) > tokens:
@@ -94,17 +93,9 @@ def prm_batches(
             pad([one.ids for one in group]),
             _labels([one.step_labels for one in group]),
             _labels([one.token_labels for one in group]),
-            _labels([_next_tokens(one) for one in group]),
         )
         for group in groups
     ]
-
-
-def _next_tokens(one: Encoded) -> list[int]:
-    if not one.right:
-        return [UNLABELLED] * len(one.ids)
-    following = one.ids[1:]
-    return [token if place >= one.prompt - 1 else UNLABELLED for place, token in enumerate(following)] + [UNLABELLED]
 
 
 def _labels(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -100,15 +100,15 @@ RECIPES: tuple[Recipe, ...] = (
         name="lab-prm-small",
         start="lab-small",
         writers=("lab-small", "lab-medium"),
-        stages=(Stage(limit=Limit(tokens=3e6), sampled=384, corrupted=384),),
-        learning_rate=8e-4,
+        stages=(Stage(limit=Limit(tokens=2e6), sampled=384, corrupted=384),),
+        learning_rate=3e-4,
     ),
     VerifierRecipe(
         name="lab-prm",
         start="lab-large",
         writers=_ALL,
-        stages=(Stage(limit=Limit(minutes=45), sampled=384, corrupted=256),),
-        learning_rate=3e-4,
+        stages=(Stage(limit=Limit(tokens=5e6), sampled=384, corrupted=384),),
+        learning_rate=2e-4,
     ),
 )
 """Minutes are those of one thread of an ordinary processor; another machine sees more or fewer tokens in them."""

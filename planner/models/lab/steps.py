@@ -1,7 +1,7 @@
 """Exact labels for the steps of any attempt, and how attempts look to the process reward model.
 
-Input: `<bos><user>QUESTION<assistant>STEP1<step>\\nSTEP2<step>\\n...#### ANSWER<step>`. P(+) of a step is the
-softmax over the logits of `<+>` and `<->` at its `<step>`.
+Input: `<bos><user>QUESTION<assistant>STEP1<step>STEP2<step>...#### ANSWER<step>`, where `<step>` stands for the line
+break that policy models write. P(+) of a step is the softmax over the logits of `<+>` and `<->` at its `<step>`.
 """
 
 from __future__ import annotations
@@ -80,16 +80,12 @@ class Encoded:
     ids: list[int]
     step_labels: list[int]
     token_labels: list[int]
-    prompt: int
-    right: bool
 
 
-def encode_steps(prompt: Sequence[int], steps: Sequence[Sequence[int]], newline: int) -> tuple[list[int], list[int]]:
+def encode_steps(prompt: Sequence[int], steps: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """(ids, positions of the `<step>` tags) of a prompt and its steps."""
     ids, places = list(prompt), []
-    for number, step in enumerate(steps):
-        if number:
-            ids.append(newline)
+    for step in steps:
         ids.extend(step)
         places.append(len(ids))
         ids.append(STEP)
@@ -98,16 +94,15 @@ def encode_steps(prompt: Sequence[int], steps: Sequence[Sequence[int]], newline:
 
 def encode_attempts(tokenizer: PreTrainedTokenizerFast, attempts: Sequence[Attempt]) -> list[Encoded]:
     """Attempts with their labels, ready for training."""
-    newline = tokenizer.encode(STEP_SEPARATOR)[0]
     prompts = tokenizer([prompt_text(a.problem.question) for a in attempts])["input_ids"]
     wanted = {step for a in attempts for step in (*a.steps, *a.problem.steps)}
     ordered = sorted(wanted)
     tokens: dict[str, list[int]] = dict(zip(ordered, tokenizer(ordered)["input_ids"], strict=True))
-    return [_encode(a, prompt, tokens, newline) for a, prompt in zip(attempts, prompts, strict=True)]
+    return [_encode(a, prompt, tokens) for a, prompt in zip(attempts, prompts, strict=True)]
 
 
-def _encode(attempt: Attempt, prompt: list[int], tokens: dict[str, list[int]], newline: int) -> Encoded:
-    ids, places = encode_steps(prompt, [tokens[step] for step in attempt.steps], newline)
+def _encode(attempt: Attempt, prompt: list[int], tokens: dict[str, list[int]]) -> Encoded:
+    ids, places = encode_steps(prompt, [tokens[step] for step in attempt.steps])
     step_labels = [UNLABELLED] * len(ids)
     token_labels = [UNLABELLED] * len(ids)
     astray = UNLABELLED if attempt.right else 0
@@ -124,4 +119,4 @@ def _encode(attempt: Attempt, prompt: list[int], tokens: dict[str, list[int]], n
             if not same:
                 break
         before = label
-    return Encoded(ids, step_labels, token_labels, len(prompt), attempt.steps == attempt.problem.steps)
+    return Encoded(ids, step_labels, token_labels)

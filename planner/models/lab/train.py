@@ -24,7 +24,7 @@ VERIFIER_TOML = """\
 prompt = "<bos><user>{question}<assistant>"
 step = "{step}<step>"
 tag = "<step>"
-joiner = "\\n"
+joiner = ""
 positive = "<+>"
 negative = "<->"
 """

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
 from transformers import LlamaForCausalLM
 
-from planner.models.lab.deepen import deepened
+from planner.models.lab.deepen import EXTRA_LAYERS, judge_on
 from planner.models.lab.prm_data import CORRUPTED_PROBLEMS, SAMPLED_PROBLEMS, prm_batches, round_of_attempts
 from planner.models.lab.progress import (
     Limit,
@@ -33,30 +33,26 @@ from planner.models.lab.shapes import load_model
 from planner.models.lab.steps import UNLABELLED, Attempt, encode_attempts
 from planner.models.lab.tokenizer import MINUS, PLUS, load_tokenizer
 from planner.models.lab.train_policy import export
-from planner.tasks.lab import worked_problems
+from planner.tasks.lab import STEP_SEPARATOR, worked_problems
 
 __all__ = ["prm_losses", "train_prm"]
 
-EXTRA_LAYERS = 2
 BATCH_TOKENS = 2048
 ACCUMULATE = 1
 TOKEN_WEIGHT = 0.5
-LANGUAGE_WEIGHT = 0.5
 
 
-def prm_losses(
-    model: LlamaForCausalLM, ids: Tensor, steps: Tensor, tokens: Tensor, following: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropies (nats): over `<step>` tags, over tokens up to the first wrong one (wrong ones count as much
-    as right ones, being rare), and of right solutions' next tokens.
+def prm_losses(model: LlamaForCausalLM, ids: Tensor, steps: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropies (nats) over `<step>` tags, and over tokens up to the first wrong one (wrong ones count as
+    much as right ones, being rare).
 
     The judgement at tokens is a help for training only: it shows where in a step the error is.
     """
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        hidden: Tensor = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        signs = model.lm_head.weight[[MINUS, PLUS]]
-        words = model.lm_head(hidden[following != UNLABELLED])
-    hidden = hidden.float()
+        # Cut off from the embedding, so that gradients end where the frozen layers do.
+        embedded = model.model.embed_tokens(ids).detach()
+        hidden: Tensor = model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    hidden, signs = hidden.float(), model.lm_head.weight[[MINUS, PLUS]]
 
     def judged(labels: Tensor, chosen: Tensor) -> Tensor:
         if not bool(chosen.any()):
@@ -64,10 +60,18 @@ def prm_losses(
         loss: Tensor = functional.cross_entropy(hidden[chosen] @ signs.T, labels[chosen])
         return loss
 
-    chosen = following != UNLABELLED
-    language = functional.cross_entropy(words.float(), following[chosen]) if bool(chosen.any()) else hidden.sum() * 0.0
     on_tokens = (judged(tokens, tokens == 1) + judged(tokens, tokens == 0)) / 2
-    return judged(steps, steps != UNLABELLED), on_tokens, language
+    return judged(steps, steps != UNLABELLED), on_tokens
+
+
+def trained(model: LlamaForCausalLM) -> list[Parameter]:
+    """What learns: the layers that were put on top, the last norm and the embedding (as the read-out); freezes the
+    rest, so that what the policy model expects stays what it was."""
+    model.requires_grad_(False)
+    learning = [*model.model.layers[-EXTRA_LAYERS:].parameters(), *model.model.norm.parameters(), model.lm_head.weight]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    return learning
 
 
 def train_prm(
@@ -95,16 +99,16 @@ def train_prm(
         one.ids for one in encode_attempts(tokenizer, [Attempt(p, p.steps) for p in worked_problems("train", 96)])
     ]
     device = training_device()
-    model = deepened(load_model(start), EXTRA_LAYERS, examples)
+    model = judge_on(load_model(start), tokenizer.encode(STEP_SEPARATOR)[0], examples)
     model.to(device)  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
-    )
+    # No decay: the layers that are trained begin with weights that mean something, and the embedding is the read-out.
+    learning = trained(model)
+    optimizer = torch.optim.AdamW(learning, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     checkpoint = runs / name / "checkpoint.pt"
     position = load_checkpoint(checkpoint, model, optimizer)
     started = saved = told = time.monotonic()
     began_at, seconds_before = limit.share(position), position.seconds
-    sums, steps_done = torch.zeros(3), 0
+    sums, steps_done = torch.zeros(2), 0
     sampling = 0.0
     while limit.share(position) < 1.0:
         before = time.monotonic()
@@ -116,14 +120,13 @@ def train_prm(
         batches = prm_batches(encode_attempts(tokenizer, attempts), BATCH_TOKENS, rng)
         for first in range(0, len(batches), ACCUMULATE):
             group = batches[first : first + ACCUMULATE]
-            for ids, steps, tokens, following in ([tensor.to(device) for tensor in batch] for batch in group):
-                on_steps, on_tokens, language = prm_losses(model, ids, steps, tokens, following)
-                loss = on_steps + TOKEN_WEIGHT * on_tokens + LANGUAGE_WEIGHT * language
-                (loss / len(group)).backward()
-                sums += torch.stack((on_steps, on_tokens, language)).detach().cpu()
+            for ids, steps, tokens in ([tensor.to(device) for tensor in batch] for batch in group):
+                on_steps, on_tokens = prm_losses(model, ids, steps, tokens)
+                ((on_steps + TOKEN_WEIGHT * on_tokens) / len(group)).backward()
+                sums += torch.stack((on_steps, on_tokens)).detach().cpu()
                 steps_done += 1
                 position.tokens += ids.numel()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
             for parameters in optimizer.param_groups:
                 parameters["lr"] = scheduled(learning_rate, limit.share(position))
             optimizer.step()
@@ -138,8 +141,8 @@ def train_prm(
             means = (sums / steps_done).tolist()
             share = limit.share(position)
             line = report_line(name, position, share, started, began_at, means[0])
-            tell(share, f"{line}, tokens' {means[1]:.4f}, language {means[2]:.4f}, sampling {sampling:.0f} s")
-            sums, steps_done, told = torch.zeros(3), 0, now
+            tell(share, f"{line}, tokens' {means[1]:.4f}, sampling {sampling:.0f} s")
+            sums, steps_done, told = torch.zeros(2), 0, now
         if now - saved > checkpoint_minutes * 60 or limit.share(position) >= 1.0:
             # Exported first: a run that counts as finished has its model beside it.
             export(model, tokenizer, runs / name / "export")
