@@ -72,7 +72,7 @@ def test_scores_are_what_the_definition_says(verifier):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for steps in (STEPS, WRONG):
-        text = f"<bos><user>{PROMPT}<assistant>" + "\n".join(f"{step}<step>" for step in steps)
+        text = f"<bos><user>{PROMPT}<assistant>" + "".join(f"{step}<step>" for step in steps)
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[0]
@@ -138,9 +138,9 @@ def test_gumbel_noise_has_gumbels_moments_and_no_neighbours():
 
 def test_too_long_inputs_are_errors(engine, verifier):
     long = "Calculate " + " + ".join(["123"] * 400) + "."
-    with pytest.raises(InputError, match="512"):
+    with pytest.raises(InputError, match="1024"):
         engine.generate([GenerationRequest(prompt=long)])
-    with pytest.raises(VerifierError, match="longer than its 512"):
+    with pytest.raises(VerifierError, match="longer than its 1024"):
         verifier.score([ScoreRequest(prompt=long, steps=("1",))])
 
 

@@ -110,7 +110,7 @@ def test_several_policy_models_have_a_config_each(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(SHAPE.to_dict()))
     wide = tmp_path / "wide.json"
-    wide.write_text(json.dumps(SHAPE.to_dict() | {"hidden_size": 2 * SHAPE.hidden_size}))
+    wide.write_text(json.dumps(SHAPE.to_dict() | {"num_hidden_layers": 5}))
     files = [write(tmp_path / f"{name}.jsonl", FULL | {"policy": name}) for name in ("a", "b")]
     bank = import_bank(files, tmp_path / "bank", config={"a": config, "b": wide}).bank
     small, large = (bank.manifest["policy_models"][name]["parameters"] for name in ("a", "b"))

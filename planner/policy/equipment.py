@@ -54,9 +54,11 @@ def require_runnable(
 
 
 def name_engine(plans: Sequence[_Plan], name: str) -> str:
-    """The policy model that an engine called `name` stands for: the only one, where the plans have but one."""
-    models = {str(plan["policy_model"]) for plan in plans}
-    return name if name in models or len(models) > 1 else models.pop()
+    """The policy model that an engine called `name` stands for: where the plans begin with one model only and know none
+    of that name, it is that one."""
+    known = {model for plan in plans for model in models_of(plan)}
+    first = {str(plan["policy_model"]) for plan in plans}
+    return name if name in known or len(first) > 1 else first.pop()
 
 
 def named_engines(plans: Sequence[_Plan], texts: Sequence[str]) -> dict[str, Engine]:
