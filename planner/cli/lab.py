@@ -185,8 +185,8 @@ def _show(result: Mapping[str, Any]) -> None:
                 choice.add_row(policy, "", "", f"falls from n = {fall['best_n']} on: {_points(fall)}", "")
         console.print(table)
         console.print(choice)
-    for place, title in (("between_buckets", "buckets"), ("between_policies", "policy models")):
-        found = result["crossovers"][place]
+    for between, title in (("between_buckets", "buckets"), ("between_policies", "policy models")):
+        found = result["crossovers"][between]
         console.print(f"\nPairs of ways to answer whose order changes between {title} (99 % intervals): {len(found)}")
         for one in found[:3]:
             of = f"{one['policy']}: " if "policy" in one else ""

@@ -174,7 +174,8 @@ def _main_directions(model: LlamaForCausalLM, written: Tensor) -> tuple[Tensor, 
 def _fitted(inputs: Tensor, target: Tensor) -> Tensor:
     """The vector whose product with the rows of `inputs` is about `target`."""
     ridge = 1e-4 * len(inputs) * inputs.pow(2).mean() * torch.eye(inputs.shape[1])
-    return torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ target)
+    found: Tensor = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ target)
+    return found
 
 
 def _clear(attention: Any, head: int) -> int:
