@@ -14,7 +14,8 @@ __all__ = ["calibration_bins", "length_bins", "roc_points"]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_GRID = np.linspace(0.0, 1.0, 21)
+_GRID = np.concatenate(([0.0, 0.005, 0.01, 0.02, 0.03], np.linspace(0.05, 1.0, 20)))
+"""Shares of wrong answers; close together where a pooled curve rises steeply."""
 _BINS = 8
 _LENGTH_EDGES = np.array([0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.5, 2.0])
 _FEWEST = 40

@@ -99,7 +99,7 @@ def plan_name(plan: Mapping[str, Any]) -> str:
         return f"Best-of-{n}"
     name = {"majority": "Majority", "adaptive_majority": "Adaptive"}.get(strategy, strategy_name(strategy))
     sign = "≤" if strategy.startswith("adaptive") else "×"
-    return f"{name}\N{NO-BREAK SPACE}{sign}\N{NO-BREAK SPACE}{n}"
+    return f"{name} {sign}\N{NO-BREAK SPACE}{n}"
 
 
 def plan_detail(plan: Mapping[str, Any], *, model: bool = True) -> str:

@@ -64,7 +64,7 @@ def test_the_probe_finds_what_vllm_does(engines):
         found = engines[way].capabilities
         assert found.counts == counts
         assert found.token_prompts
-        assert found.max_context_tokens == 512
+        assert found.max_context_tokens == 1024
         assert found.seeds
         assert found.logprobs
         assert found.stop_in_output
@@ -151,8 +151,8 @@ def test_what_cannot_be_served_is_named(lab, spec, words):
 
 @pytest.mark.parametrize("way", ["process", "own tokenizer"])
 def test_an_input_that_fills_the_context_is_refused(engines, way):
-    with pytest.raises(InputError, match=r"`prompt`.*takes \d+ tokens.*fewer than the model's 512"):
-        engines[way].generate(greedy("1 + " * 400))
+    with pytest.raises(InputError, match=r"`prompt`.*takes \d+ tokens.*fewer than the model's 1024"):
+        engines[way].generate(greedy("1 + " * 800))
 
 
 @pytest.mark.parametrize("way", ["process", "own tokenizer"])

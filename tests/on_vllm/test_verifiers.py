@@ -74,8 +74,8 @@ def test_a_tag_in_the_question_is_not_taken_for_a_step(verifiers, lab, way):
 
 @pytest.mark.parametrize("way", ["process", "http"])
 def test_an_input_longer_than_the_context_is_an_error(verifiers, way):
-    with pytest.raises(VerifierError, match=r"\d+ tokens is longer than its 512"):
-        verifiers[way].score([ScoreRequest(prompt=PROMPT, steps=STEPS * 20)])
+    with pytest.raises(VerifierError, match=r"\d+ tokens is longer than its 1024"):
+        verifiers[way].score([ScoreRequest(prompt=PROMPT, steps=STEPS * 40)])
 
 
 def test_another_step_tag_is_an_error_and_no_empty_list(servers, lab, tmp_path: Path):
