@@ -171,7 +171,7 @@ def _ways(
         tables = {
             verifier: [row[:half] for row in by_policy[policy][AGGREGATION]] for verifier, by_policy in scored.items()
         }
-        budgets = [n for n in (1, 4, 16) if n <= half]
+        budgets = [n for n in (1, 4, 16, 32) if n <= half]
         rates = solve_rates(answers, [marks[:half] for marks in right], tables, budgets)
         solved[policy] = {"one sample": rates["majority"][0]}
         for name, table in rates.items():

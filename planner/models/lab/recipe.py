@@ -107,7 +107,10 @@ RECIPES: tuple[Recipe, ...] = (
         name="lab-prm",
         start="lab-large",
         writers=_ALL,
-        stages=(Stage(limit=Limit(tokens=5e6), sampled=384, corrupted=384),),
+        stages=(
+            Stage(limit=Limit(tokens=5e6), sampled=384, corrupted=384),
+            Stage(limit=Limit(tokens=12e6), sampled=384, corrupted=384),
+        ),
         learning_rate=2e-4,
     ),
 )
