@@ -1,4 +1,5 @@
-"""Takes the picture of docs/reading-the-report.md anew: the shipped policy's report with the three answers numbered.
+"""Takes the docs' pictures of the shipped policy's report anew: its beginning, and the first section with the three
+answers of docs/reading-the-report.md numbered.
 
 Needs the extra `report`, playwright and a chromium: `.venv/bin/python scripts/report_picture.py`.
 """
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import FloatRect, sync_playwright
 
 from planner.report import write_report
 
@@ -31,6 +32,10 @@ _PLACES = (
 )
 
 
+def _beginning(height: float = 1500) -> FloatRect:
+    return {"x": 0, "y": 0, "width": 1060, "height": height}
+
+
 def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -40,13 +45,14 @@ def main() -> None:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1060, "height": 900})
         page.goto(report.as_uri())
+        page.screenshot(path=ROOT / "docs/report.png", clip=_beginning(), full_page=True)
         for selector, number in _PLACES:
             page.evaluate(_MARK, [page.locator(selector).first.element_handle(), number])
         table = page.locator("#answer .at:not([hidden]) h3", has_text="Every strategy").bounding_box()
         bottom = table["y"] - 14 if table else 900
         page.screenshot(
             path=ROOT / "docs/reading-the-report.png",
-            clip={"x": 0, "y": 0, "width": 1060, "height": bottom},
+            clip=_beginning(bottom),
             full_page=True,
         )
         browser.close()
