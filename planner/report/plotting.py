@@ -33,12 +33,13 @@ def look(strategy: str) -> dict[str, Any]:
 
 
 def percent_axis(axes: Any) -> None:
-    """Show an axis of shares in percent."""
+    """Show an axis of shares in percent; call it when everything is drawn, on all panels that share the axis."""
     from matplotlib.ticker import FuncFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g}%"))
     low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, 1.005) if low < 1 else high)
+    if low < 1 < high:
+        axes.set_ylim(low, min(high, 1.005))
 
 
 def cost_axis(axes: Any, unit: str = "FLOPs") -> None:
