@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed here: see scripts/vllm_env.sh", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 
