@@ -320,7 +320,7 @@ def test_a_rule_holds_the_contract(check):
 
 # --- tests that are run -------------------------------------------------------------------------------------------
 
-QUICK = Limits(seconds=3.0, memory_bytes=256 << 20)
+QUICK = Limits(seconds=10.0, memory_bytes=256 << 20)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({str(mark)!r}, "w").write(str(child.pid))
 time.sleep(600)
 """
-    assert run_program(source, Limits(seconds=4)) == "timed out"
+    assert run_program(source, Limits(seconds=10)) == "timed out"
     state = Path(f"/proc/{mark.read_text()}/stat")
     # One that nobody has waited for yet is a zombie: it has ended.
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
