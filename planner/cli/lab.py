@@ -163,6 +163,7 @@ def _show(result: Mapping[str, Any]) -> None:
             one.add_column("policy", no_wrap=True)
             for column in columns:
                 one.add_column(column, justify="right", no_wrap=True)
+        falls: list[str] = []
         for policy, curves in figures["curves"].items():
             table.add_row(
                 policy,
@@ -176,15 +177,17 @@ def _show(result: Mapping[str, Any]) -> None:
                         str(n),
                         f"{accuracy['majority'][place]:.3f}",
                         *(
-                            f"{accuracy[f'{kind}:{rule}'][place]:.3f}  {_points(gains[f'{kind}:{rule}'][place])}"
+                            f"{accuracy[f'{kind}:{rule}'][place]:.3f}\n{_points(gains[f'{kind}:{rule}'][place])}"
                             for kind in _CHOICES
                         ),
                     )
             fall = curves["falls"][f"best:{rule}"]
             if fall["high"] < 0:
-                choice.add_row(policy, "", "", f"falls from n = {fall['best_n']} on: {_points(fall)}", "")
+                falls.append(f"{policy}: the best one's accuracy falls from n = {fall['best_n']} on, {_points(fall)}")
         console.print(table)
         console.print(choice)
+        for line in falls:
+            console.print(line, markup=False)
     for between, title in (("between_buckets", "buckets"), ("between_policies", "policy models")):
         found = result["crossovers"][between]
         console.print(f"\nPairs of ways to answer whose order changes between {title} (99 % intervals): {len(found)}")
