@@ -104,6 +104,9 @@ def make_server(gateway: Gateway) -> uvicorn.Server:
         http=guarded(settings),
         ws="none",
         timeout_graceful_shutdown=10,
+        # Longer than clients keep an unused connection (httpx: 5 s, and so the openai client): they let go first, and
+        # no request meets a connection that is just being closed.
+        timeout_keep_alive=60,
     )
     return uvicorn.Server(config)
 
