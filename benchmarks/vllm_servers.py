@@ -98,7 +98,15 @@ def servers(python: Path, logs: Path, policy: str, verifier: str) -> Iterator[tu
     """(the policy's, the verifier's), both up; they end with the context. `python` is an environment's with vLLM."""
     folders = [shipped("models", f"lab/{name}") for name in (policy, verifier)]
     flags = [
-        ["--block-size", "32", "--generation-config", "vllm", "--enable-prompt-tokens-details"],
+        # Prompts whole: vLLM 0.32 on a CPU ends where a seeded request's prompt is read in parts.
+        [
+            "--block-size",
+            "32",
+            "--generation-config",
+            "vllm",
+            "--enable-prompt-tokens-details",
+            "--no-enable-chunked-prefill",
+        ],
         vllm_flags(load_card(folders[1] / "verifier.toml"), folders[1]),
     ]
     with ExitStack() as stack:

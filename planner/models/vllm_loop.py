@@ -193,6 +193,9 @@ def _start(spec: VllmSpec, arguments: dict[str, Any]) -> Any:
                          value=arguments[unknown[0]], expected="a field of vllm.EngineArgs")  # fmt: skip
     if current_platform.is_cpu():
         arguments.setdefault("block_size", _CPU_BLOCK)
+        # Where a seeded request's prompt is read in parts, vLLM 0.32 turns its generator back, which a CPU's cannot.
+        if arguments.get("runner") != "pooling":
+            arguments.setdefault("enable_chunked_prefill", False)
     try:
         return LLMEngine.from_engine_args(EngineArgs(model=spec.model, **arguments))
     except (ValueError, OSError) as error:  # what its validation and the model's files raise

@@ -235,3 +235,11 @@ def test_planner_profiles_in_process(engine, verifier, tmp_path):
     assert (report.new_samples, report.new_runs) == (20, 4)
     check_bank(bank)
     assert profile(recipe, bank, engines={"policy": engine}, verifier=verifier).new_samples == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_more_prompts_at_once_than_one_step_reads(engines, way):
+    """vLLM 0.32 on a CPU ends where it reads a seeded request's prompt in parts."""
+    sampled = Sampling(temperature=0.8, max_tokens=2)
+    asked = [GenerationRequest(prompt=f"Calculate {i} + {'1 + ' * 20}2.", sampling=sampled) for i in range(200)]
+    assert len(engines[way].generate(asked)) == 200
