@@ -189,7 +189,7 @@ def test_commands_that_are_not_run_exist_and_say_why(capsys: pytest.CaptureFixtu
                 if words[0] != "planner":
                     continue
                 command = commands[words[1]]
-                command = getattr(command, "commands", {}).get(words[2], command)
+                command = getattr(command, "commands", {}).get("".join(words[2:3]), command)
                 known = {option for p in command.params for option in p.opts}
                 unknown = {word for word in words[2:] if word.startswith("-")} - known
                 assert not unknown, f"{page}: {line}"
