@@ -7,10 +7,11 @@ import pytest
 from scripted import ScriptedEngine, ScriptedVerifier, drawn, judged
 
 from planner.core import GenerationRequest, Problem, Sampling, ScoreRequest, split_steps
+from planner.profiling.arbitration import Arbitration, undecided
 from planner.profiling.replay import Draws, Orders, best_of_k, replay_dirichlet, replay_votes
 from planner.profiling.stopping import StopRule, VotePaths
 from planner.runtime.driver import Job, run_flows
-from planner.strategies import REGISTRY, AdaptiveMajority, BestOfN, Majority
+from planner.strategies import REGISTRY, AdaptiveMajority, ArbitratedMajority, BestOfN, Majority
 from planner.strategies.scoring import AGGREGATIONS, aggregate, candidate
 
 N = 12
@@ -22,6 +23,7 @@ def record():
     engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
     shape = (len(PROBLEMS), N)
     codes, finished = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
+    lengths = np.zeros(shape)
     scores = {a: np.full(shape, np.nan) for a in AGGREGATIONS}
     for p, problem in enumerate(PROBLEMS):
         sampling = Sampling(max_tokens=problem.max_tokens)
@@ -29,7 +31,7 @@ def record():
         for i, made in enumerate(engine.generate(requests)):
             found, steps = candidate(made), split_steps(made.text, "\n")
             codes[p, i] = -1 if found.key is None else int(found.key)
-            finished[p, i] = found.finished
+            finished[p, i], lengths[p, i] = found.finished, made.generated_tokens
             if found.finished and steps:
                 (scored,) = verifier.score([ScoreRequest(prompt=problem.prompt, steps=steps)])
                 for a in AGGREGATIONS:
@@ -41,17 +43,20 @@ def record():
         finished=finished,
         scores=scores,
     )
-    return draws, Orders(
-        permutations=np.arange(N)[None], places=np.broadcast_to(np.arange(N), shape), counts=draws.counts
-    )
+    places = np.broadcast_to(np.arange(N), shape)
+    return draws, Orders(permutations=np.arange(N)[None], places=places, counts=draws.counts), lengths
 
 
-DRAWS, ORDERS = record()
+DRAWS, ORDERS, LENGTHS = record()
+
+
+def runs_of(spec):
+    jobs = [Job(problem, spec) for problem in PROBLEMS]
+    return run_flows(jobs, {"m": ScriptedEngine(drawn)}, ScriptedVerifier(judged), default_policy_model="m")
 
 
 def live(spec):
-    jobs = [Job(problem, spec) for problem in PROBLEMS]
-    runs = run_flows(jobs, {"m": ScriptedEngine(drawn)}, ScriptedVerifier(judged), default_policy_model="m")
+    runs = runs_of(spec)
     return np.array([float(run.answer.answer == "1") for run in runs]), [run.usage.requests for run in runs]
 
 
@@ -93,7 +98,45 @@ def test_adaptive_majority(max_n, threshold, batch, posterior):
     agree(estimate.accuracy[:, 0], right)
 
 
+@pytest.mark.parametrize("selection", ["vote", "max"])
+@pytest.mark.parametrize(
+    ("max_n", "threshold", "answers", "readings", "limit"),
+    [(6, 0.8, 2, 1, None), (N, 0.9, 2, 1, None), (N, 0.99, 3, 2, None), (7, 0.95, 8, 12, None), (N, 0.99, 2, 2, 14)],
+)
+def test_arbitrated_majority(max_n, threshold, answers, readings, limit, selection):
+    fields = {"threshold": threshold, "batch": 2, "give_up_tokens": limit}
+    paths = VotePaths.of(DRAWS, ORDERS, LENGTHS)
+    drawn, open_ = undecided(paths, StopRule(**fields), max_n)
+    asked = Arbitration.of(DRAWS, ORDERS, max_n, answers, readings)
+    ones = np.ones(DRAWS.codes.shape)
+    reading = np.where(open_, asked.spent(ones, np.zeros(len(PROBLEMS))), 0)[0]
+    for aggregation in AGGREGATIONS:
+        spec = ArbitratedMajority(
+            max_n=max_n, answers=answers, readings=readings, aggregation=aggregation, selection=selection, **fields
+        )
+        runs = runs_of(spec)
+        assert drawn[0].tolist() == [len(run.answer.candidates) for run in runs]
+        assert reading.tolist() == [sum(c.scores is not None for c in run.answer.candidates) for run in runs]
+        chosen = asked.value(aggregation, selection)[0]
+        decided = (reading > 0) & ~np.isnan(chosen)
+        right = np.array([float(run.answer.answer == "1") for run in runs])
+        assert np.array_equal(chosen[decided], right[decided])
+        agree(np.where(decided, chosen, paths.value[drawn[0] - 1, 0, np.arange(len(PROBLEMS))]), right)
+    assert 0 < (reading > 0).mean() < 1
+    assert reading.max() <= min(answers * readings, max_n)
+
+
+def test_reading_all_of_all_answers_is_weighted_best_of_n():
+    # A vote that nothing settles and that is read whole: votes times mean score is the sum of scores.
+    asked = Arbitration.of(DRAWS, ORDERS, N, answers=N, readings=N)
+    for aggregation in AGGREGATIONS:
+        contested = asked.read.any(axis=2)[0]
+        replayed = replay_votes(DRAWS, ORDERS, [N], aggregation).accuracy[:, 0]
+        assert contested.mean() > 0.5
+        agree(replayed[contested], asked.value(aggregation, "vote")[0][contested])
+
+
 def test_every_replayable_strategy_is_compared_here():
     assert [name for name, kind in REGISTRY.items() if kind.replayable] == [
-        "greedy", "majority", "best_of_n", "adaptive_majority",
+        "greedy", "majority", "best_of_n", "adaptive_majority", "arbitrated_majority",
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from planner.strategies import (
     DVTS,
     AdaptiveBestOfN,
     AdaptiveMajority,
+    ArbitratedMajority,
     BeamSearch,
     BestOfN,
     Cascade,
@@ -61,6 +62,10 @@ def specs():
         st.builds(ParticleFiltering, n=count, resampling_temperature=st.floats(0.05, 2), **steps),
         st.builds(
             AdaptiveMajority, threshold=st.just(0.8), posterior=st.sampled_from(["beta", "dirichlet"]), **adaptive
+        ),
+        st.builds(
+            ArbitratedMajority, threshold=st.sampled_from([0.6, 0.9]), answers=st.integers(2, 3),
+            readings=st.integers(1, 3), **scoring, **adaptive,
         ),
         st.builds(AdaptiveBestOfN, min_gain=st.floats(0.001, 0.1), aggregation=aggregation, **adaptive),
         st.builds(

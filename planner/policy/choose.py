@@ -148,7 +148,7 @@ def _seconds(plans: list[Mapping[str, Any]], buckets: tuple[str, ...], key: str)
     return np.array([[_number((entry.get(bucket) or {}).get(key), np.nan) for bucket in buckets] for entry in found])
 
 
-VOTING = frozenset({"majority", "adaptive_majority", "confidence_vote"})
+VOTING = frozenset({"majority", "adaptive_majority", "arbitrated_majority", "confidence_vote"})
 
 
 def _is_vote(plan: Mapping[str, Any]) -> bool:

@@ -1,8 +1,9 @@
 """How long each plan takes a prompt that is answered alone, from the bank's token counts and its latency model.
 
 Whole answers are drawn anew from the recorded ones: the longest of k decides how many decoding steps there are, and
-fewer and fewer rows take part. A vote that stops early takes its share, in tokens, of drawing all; live runs go by
-their recorded rounds, decoding steps and tokens. Where counts or a latency are lacking, a plan's seconds are unknown.
+fewer and fewer rows take part. A vote that stops early takes its share, in tokens, of drawing all, and so does what the
+verifier is asked on top; live runs go by their recorded rounds, decoding steps and tokens. Where counts or a latency
+are lacking, a plan's seconds are unknown.
 """
 
 from __future__ import annotations
@@ -95,16 +96,24 @@ class _Estimates:
         if c.strategy == "greedy":
             found = next((r for key, r in self._recorded.items() if key[:2] == (c.policy_model, 0.0)), None)
             return self._sampled(plan, found, engine, judge, 1, 1)
-        if c.strategy in ("majority", "best_of_n", "adaptive_majority"):
+        if c.strategy in ("majority", "best_of_n", "adaptive_majority", "arbitrated_majority"):
             found = self._recorded.get((c.policy_model, fields.get("temperature"), fields.get("top_p")))
             most = int(fields.get("max_n", fields.get("n", 1)))
-            return self._sampled(plan, found, engine, judge, most, int(fields.get("batch", most)))
+            read = min(most, int(fields.get("answers", most)) * int(fields.get("readings", 1)))
+            return self._sampled(plan, found, engine, judge, most, int(fields.get("batch", most)), read)
         return None if "second_policy_model" in fields else self._live(c, engine, judge)
 
     def _sampled(
-        self, plan: int, recorded: Recorded | None, engine: Latency, verifier: Latency | None, most: int, batch: int
+        self,
+        plan: int,
+        recorded: Recorded | None,
+        engine: Latency,
+        verifier: Latency | None,
+        most: int,
+        batch: int,
+        read: int | None = None,
     ) -> _Seconds | None:
-        """`most` answers drawn `batch` at a time."""
+        """`most` answers drawn `batch` at a time, of which the verifier reads `read` (None: all)."""
         if recorded is None or not self._counted:
             return None
         present = recorded.draws.present
@@ -116,30 +125,52 @@ class _Estimates:
             engine.call_seconds + engine.decode_seconds(lengths[:, :, start : start + batch])
             for start in range(0, most, batch)
         )
+        drawn, drawn_high = self._shares(plan, most) if batch < most else (1.0, 1.0)
+        mean, high = seconds.mean(axis=0) * drawn, seconds * drawn_high
         if verifier is not None:
-            each = np.take_along_axis(np.broadcast_to(recorded.scoring, order.shape), slots, axis=2).sum(axis=2)
-            seconds = seconds + verifier.call_seconds + verifier.token_seconds * (recorded.scoring_prompt + each)
-        mean, high = self._shares(plan, most) if batch < most else (1.0, 1.0)
-        return _Seconds(seconds.mean(axis=0) * mean, seconds * high, _slowdown(engine, verifier))
+            judged = slots[:, :, :read]
+            each = np.take_along_axis(np.broadcast_to(recorded.scoring, order.shape), judged, axis=2).sum(axis=2)
+            reading = verifier.call_seconds + verifier.token_seconds * (recorded.scoring_prompt + each)
+            mean = mean + reading.mean(axis=0) * (self._read_share(plan, judged.shape[2]) if batch < most else 1.0)
+            high = high + reading
+        return _Seconds(mean, high, _slowdown(engine, verifier))
+
+    def _read_share(self, plan: int, read: int) -> Floats:
+        """Of the reading that a vote may ask for, what it asks for on average, [P]."""
+        o, c = self._outcomes, self._outcomes.configurations[plan]
+        best = self._same_samples(c, "best_of_n")
+        if best is None:
+            return np.ones(len(o.problem_ids))
+        one = o.by_problem(o.verifier[:, best]) / o.configurations[best].samples
+        share: Floats = np.clip(o.by_problem(o.verifier[:, plan]) / np.maximum(read * one, 1e-300), 0.0, 1.0)
+        return share
+
+    def _same_samples(self, c: Configuration, strategy: str) -> int | None:
+        """A configuration of `strategy` that draws such samples as `c` does."""
+        settings = {k: c.hyperparameters.get(k) for k in ("temperature", "top_p")}
+        return next(
+            (
+                i
+                for i, other in enumerate(self._outcomes.configurations)
+                if other.strategy == strategy
+                and other.policy_model == c.policy_model
+                and all(other.hyperparameters.get(k) == v for k, v in settings.items())
+            ),
+            None,
+        )
 
     def _shares(self, plan: int, most: int) -> tuple[Floats, Floats]:
         """What a vote that stops early decodes of all that it may, [P] each: on average and at the 95th percentile."""
         o = self._outcomes
         c = o.configurations[plan]
-        settings = {k: c.hyperparameters.get(k) for k in ("temperature", "top_p")}
-        wholes = [
-            i
-            for i, other in enumerate(o.configurations)
-            if other.strategy == "majority"
-            and other.policy_model == c.policy_model
-            and all(other.hyperparameters.get(k) == v for k, v in settings.items())
-        ]
-        if not wholes:
+        whole = self._same_samples(c, "majority")
+        if whole is None:
             return np.ones(len(o.problem_ids)), np.ones(len(o.problem_ids))
-        one = o.by_problem(o.decode[:, wholes[0]]) / o.configurations[wholes[0]].samples
+        one = o.by_problem(o.decode[:, whole]) / o.configurations[whole].samples
         everything = np.maximum(most * one, 1e-300)
         mean = o.by_problem(o.decode[:, plan]) / everything
-        high = o.by_problem(o.cost_p95[:, plan] - o.prefill[:, plan]) / everything
+        # With readings in it, it says nothing of the draws alone: then all of them may be drawn.
+        high = o.by_problem(o.cost_p95[:, plan] - o.prefill[:, plan]) / everything if c.verifier is None else 1.0
         return np.clip(mean, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
     def _live(self, c: Configuration, engine: Latency, verifier: Latency | None) -> _Seconds | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.profiling.columns import Configuration
 from planner.profiling.recorded import Recorded
-from planner.profiling.replay import Draws, Orders, replay_dirichlet
+from planner.profiling.replay import Draws, Orders, replay_dirichlet, right_answers
 from planner.profiling.stopping import StopRule, VotePaths
 
 __all__ = ["Along", "shares_samples"]
@@ -135,7 +135,7 @@ def _selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> ND
     width = int(draws.codes.max(initial=0)) + 1
     tally = np.zeros((repeats, problems, width))
     voting = known & draws.finished & (draws.codes >= 0)
-    correct = _right_answers(draws, width)
+    correct = right_answers(draws, width)
     grid = np.ogrid[:repeats, :problems]
     result = np.empty((n, repeats, problems), np.float32)
     for k in range(n):
@@ -151,14 +151,3 @@ def _selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> ND
             voted = tally[grid[0], grid[1], leader] > 0
             result[k] = np.where(voted, correct[rows, leader], right)
     return result
-
-
-def _right_answers(draws: Draws, width: int) -> Floats:
-    """Share of each answer's samples that are correct, [P, answers]."""
-    voting = draws.present & (draws.codes >= 0)
-    problem = np.nonzero(voting)[0]
-    flat = problem * width + draws.codes[voting]
-    size = np.bincount(flat, minlength=len(draws.codes) * width)
-    good = np.bincount(flat, weights=draws.correct[voting], minlength=len(size))
-    share: Floats = (good / np.maximum(size, 1)).reshape(len(draws.codes), width)
-    return share

@@ -1,9 +1,8 @@
-"""The configurations that one model's samples at one temperature can replay, as columns of the outcomes."""
+"""Configurations and what each achieves and costs: the columns of the outcomes."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,22 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.core import stable_hash
-from planner.profiling.recorded import Recorded
-from planner.profiling.replay import best_of_k, draw_orders, replay_dirichlet, replay_votes
-from planner.profiling.stopping import StopRule, VotePaths
 from planner.strategies import paths_in_flight
-from planner.strategies.scoring import AGGREGATIONS
 
-__all__ = ["Z95", "Columns", "Configuration", "add_replayed", "halves_of"]
+__all__ = ["Z95", "Columns", "Configuration", "masked_mean"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 Z95 = 1.645
-_THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
-_LATER_THRESHOLDS = (0.6, 0.75, 0.9)
-_LENGTHS = (0.7, 0.8, 0.9, 0.95)
-_BATCH, _MIN_N = 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,208 +62,6 @@ class Columns:
         self.parts.append(parts)
 
 
-def _grid(n: int) -> list[int]:
-    return sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n)})
-
-
-def halves_of(recorded: Recorded, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two disjoint random halves of each problem's samples, [P, n]; the same for every caller."""
-    present = recorded.draws.present
-    rng = np.random.default_rng([seed, abs(hash(float(recorded.temperature or 0.0))) % 2**31])
-    place = np.argsort(np.argsort(rng.random(present.shape) + ~present, axis=1), axis=1)
-    first = present & (place < (recorded.draws.counts // 2)[:, None])
-    return first, present & ~first
-
-
-def add_replayed(
-    columns: Columns, recorded: Recorded, subsets: int, seed: int, halves: int | None, notes: list[str],
-    also: Sequence[Configuration] = (),
-) -> None:  # fmt: skip
-    """Add what these samples can replay: a grid of sizes and rules, and `also` configurations of other sizes and rules
-    (a policy's, whose lengths of giving up come from the bank that it was fitted on)."""
-    counts = recorded.draws.counts
-    if counts.min() == 0:
-        notes.append(
-            f"samples of {recorded.policy_model} at {recorded.temperature} do not cover all problems: left out"
-        )
-        return
-    n = int(np.quantile(counts, 0.25, method="lower"))
-    if counts.min() < counts.max():
-        notes.append("problems have different numbers of samples; beyond a problem's own number its last value is kept")
-    views = [recorded] if halves is None else [recorded.part(half) for half in halves_of(recorded, halves)][::-1]
-    # The view whose difficulty comes from the first half scores the second one, hence the reverse order above.
-    split = halves is not None and counts.min() >= 2
-    half = n // 2 if split else n
-
-    def on_rows(ks: list[int], estimate: Callable[[Recorded, list[int]], Floats]) -> Floats:
-        """Accuracy [rows, K]: within half the samples from the views, beyond it with the gain seen in all samples."""
-        whole = _carried(estimate(recorded, ks)) if not split or ks[-1] > half else None
-        if not split:
-            assert whole is not None
-            return np.concatenate([whole] * len(views))
-        inside = [k for k in ks if k <= half]
-        rows = np.concatenate([_carried(estimate(view, inside)) for view in views])
-        if whole is None:
-            return rows
-        gain = np.tile(whole[:, len(inside) :] - whole[:, [len(inside) - 1]], (len(views), 1))
-        return np.concatenate((rows, rows[:, [-1]] + gain), axis=1)
-
-    settings: dict[str, Any] = {}
-    if recorded.temperature is not None:
-        settings["temperature"] = float(recorded.temperature)
-    else:
-        notes.append(
-            f"the temperature of {recorded.policy_model}'s samples is unknown: plans run at the strategies' default"
-        )
-    if recorded.top_p is not None:
-        settings["top_p"] = float(recorded.top_p)
-    if recorded.temperature == 0:
-        accuracy = on_rows([1], lambda r, ks: _mean_correct(r)[:, None])
-        greedy = Configuration(strategy="greedy", hyperparameters={}, policy_model=recorded.policy_model)
-        columns.add(greedy, accuracy[:, 0], _price(recorded, 1))
-        return
-    mine = [c for c in also if c.policy_model == recorded.policy_model and _sampled_as(c, settings)]
-    sizes = {c.samples for c in mine if c.strategy in ("majority", "best_of_n") and c.samples <= n}
-    ks = sorted({*_grid(n), *sizes, *([half] if split else [])})
-    orders = {id(r): draw_orders(r.draws, subsets, seed) for r in [recorded, *views]}
-    if recorded.votes:
-        accuracy = on_rows(ks, lambda r, ks: replay_votes(r.draws, orders[id(r)], ks).accuracy)
-    else:
-        accuracy, ks = on_rows([1], lambda r, ks: _mean_correct(r)[:, None]), [1]
-    for column, k in enumerate(ks):
-        columns.add(
-            Configuration(
-                strategy="majority", hyperparameters={"n": k, **settings}, policy_model=recorded.policy_model
-            ),
-            accuracy[:, column], _price(recorded, k),
-        )  # fmt: skip
-    if not recorded.votes:
-        return
-    if half >= 4:  # from too few samples a half says nothing of stopping
-        lookups = _lookups(recorded, [k for k in ks if k >= 4])
-        for c in mine:
-            if c.strategy == "adaptive_majority" and c.samples <= n and c.key not in columns.keys:
-                lookups.append((*_rule_of(c), sorted({k for k in (half, c.samples) if k <= c.samples})))
-        _adaptive(columns, recorded, lookups, settings, orders, on_rows)
-    for aggregation in AGGREGATIONS if recorded.draws.scores else ():
-        for selection in ("max", "vote"):
-            accuracy = on_rows(
-                [k for k in ks if k > 1],
-                lambda r, ks, a=aggregation, s=selection: (  # type: ignore[misc]
-                    best_of_k(r.draws, a, ks) if s == "max" else replay_votes(r.draws, orders[id(r)], ks, a).accuracy
-                ),
-            )
-            for column, k in enumerate(k for k in ks if k > 1):
-                chosen = {"n": k, **settings, "aggregation": aggregation, "selection": selection}
-                columns.add(
-                    Configuration(
-                        strategy="best_of_n", hyperparameters=chosen, policy_model=recorded.policy_model,
-                        verifier=recorded.verifier,
-                    ),
-                    accuracy[:, column], _price(recorded, k, verified=True),
-                )  # fmt: skip
-
-
-def _sampled_as(configuration: Configuration, settings: Mapping[str, Any]) -> bool:
-    fields = configuration.hyperparameters
-    return all(fields.get(name) == settings.get(name) for name in ("temperature", "top_p"))
-
-
-Lookup = tuple[StopRule, str, list[int]]
-"""A stopping rule, its posterior, and the values of max_n that it is replayed at."""
-
-
-def _lookups(recorded: Recorded, ks: list[int]) -> list[Lookup]:
-    """The rules that every bank is searched over."""
-    rules = [
-        (StopRule(threshold=threshold, batch=_BATCH), posterior)
-        for threshold, posterior in itertools.product(_THRESHOLDS, ("beta", "dirichlet"))
-    ]
-    rules += [
-        (StopRule(threshold=threshold, batch=_BATCH, give_up_tokens=limit, min_n=_MIN_N), "beta")
-        for threshold, limit in itertools.product(_LATER_THRESHOLDS, [None, *_long_answers(recorded)])
-    ]
-    return [(rule, posterior, ks) for rule, posterior in rules if ks]
-
-
-def _rule_of(c: Configuration) -> tuple[StopRule, str]:
-    fields = c.hyperparameters
-    rule = {name: fields[name] for name in ("threshold", "batch", "give_up_tokens", "min_n") if name in fields}
-    return StopRule(**rule), str(fields.get("posterior", "beta"))
-
-
-def _adaptive(
-    columns: Columns, recorded: Recorded, lookups: Sequence[Lookup], settings: dict[str, Any], orders: Any,
-    on_rows: Any,
-) -> None:  # fmt: skip
-    paths: dict[int, VotePaths] = {}
-    depth = max((sizes[-1] for _, _, sizes in lookups), default=0)
-
-    def votes_of(r: Recorded) -> VotePaths:
-        if id(r) not in paths:
-            paths[id(r)] = VotePaths.of(r.draws, orders[id(r)], r.tokens, depth=depth)
-        return paths[id(r)]
-
-    along = np.cumsum(orders[id(recorded)].take(np.where(recorded.draws.present, recorded.decode, 0.0)), axis=2)
-    for rule, posterior, ks in lookups:
-
-        def replay(
-            r: Recorded, sizes: list[int], rule: StopRule = rule, posterior: str = posterior
-        ) -> list[tuple[Floats, Ints]]:
-            if posterior == "beta":
-                found = list(votes_of(r).replay(rule, sizes))
-            else:
-                found = replay_dirichlet(r.draws, orders[id(r)], [(k, rule.threshold, rule.batch) for k in sizes])
-            return [(estimate.accuracy, drawn) for estimate, drawn in found]
-
-        accuracy = on_rows(ks, lambda r, ks, replay=replay: np.concatenate([a for a, _ in replay(r, ks)], axis=1))
-        for column, (k, (_, drawn)) in enumerate(zip(ks, replay(recorded, ks), strict=True)):
-            spent = np.take_along_axis(along, np.maximum(drawn - 1, 0)[:, :, None], axis=2)[:, :, 0]
-            zero = np.zeros_like(recorded.prefill)
-            parts = (recorded.prefill, spent.mean(axis=0), zero, recorded.prefill + np.quantile(spent, 0.95, axis=0))
-            chosen = {"max_n": k, **rule.fields, **settings}
-            if posterior != "beta":  # the default, which earlier tables do not name
-                chosen["posterior"] = posterior
-            columns.add(
-                Configuration(strategy="adaptive_majority", hyperparameters=chosen, policy_model=recorded.policy_model),
-                accuracy[:, column], parts,
-            )  # fmt: skip
-
-
-def _long_answers(recorded: Recorded) -> list[int]:
-    """Mean lengths at which giving up is tried, in tokens to two digits: quantiles over problems."""
-    mean = masked_mean(recorded.tokens, recorded.draws.present, recorded.draws.counts)
-    return sorted({int(float(f"{x:.2g}")) for x in np.quantile(mean, _LENGTHS) if x >= 1})
-
-
-def _carried(accuracy: Floats) -> Floats:
-    """Where a problem has fewer samples than k, its value at its own number (columns stand in order of k)."""
-    for column in range(1, accuracy.shape[1]):
-        gap = np.isnan(accuracy[:, column])
-        accuracy[gap, column] = accuracy[gap, column - 1]
-    return accuracy
-
-
-def _price(recorded: Recorded, k: int, *, verified: bool = False) -> tuple[Floats, Floats, Floats, Floats]:
-    """Mean prefill, decode, verifier and the 95th percentile of the total for k samples, each [P]."""
-    present, sizes = recorded.draws.present, recorded.draws.counts
-    once, each = recorded.prefill, recorded.decode
-    verifier = np.zeros_like(once)
-    if verified:
-        verifier = recorded.scoring_prompt + k * masked_mean(recorded.scoring, present, sizes)
-        once, each = once + np.nan_to_num(recorded.scoring_prompt), each + np.nan_to_num(recorded.scoring)
-    mean = masked_mean(each, present, sizes)
-    spread = np.sqrt(masked_mean((each - mean[:, None]) ** 2, present, sizes) * sizes / np.maximum(sizes - 1, 1))
-    largest = np.where(present, each, 0.0).max(axis=1)
-    # k fresh draws, near normal in sum; never above k times the longest one seen.
-    p95 = once + np.minimum(k * mean + Z95 * np.sqrt(k) * spread, k * largest)
-    return recorded.prefill, k * masked_mean(recorded.decode, present, sizes), verifier, p95
-
-
 def masked_mean(values: Floats, present: NDArray[np.bool_], sizes: Ints) -> Floats:
     mean: Floats = np.where(present, values, 0.0).sum(axis=1) / np.maximum(sizes, 1)
     return mean
-
-
-def _mean_correct(recorded: Recorded) -> Floats:
-    return masked_mean(recorded.draws.correct, recorded.draws.present, recorded.draws.counts)

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import BankError
-from planner.profiling.columns import Z95, Columns, Configuration, add_replayed, halves_of
+from planner.profiling.columns import Z95, Columns, Configuration
 from planner.profiling.recorded import Pricing, Recorded, recorded_samples
+from planner.profiling.replayed import add_replayed, halves_of
 from planner.strategies import REGISTRY
 
 if TYPE_CHECKING:

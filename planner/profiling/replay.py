@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from planner.profiling.elections import Ballots, Election, Orders, elections
 from planner.strategies.stopping import leading_probability, plurality_probability
 
-__all__ = ["Draws", "Estimate", "Orders", "best_of_k", "draw_orders", "pass_at_k", "replay_dirichlet", "replay_votes"]
+__all__ = [
+    "Draws",
+    "Estimate",
+    "Orders",
+    "best_of_k",
+    "draw_orders",
+    "pass_at_k",
+    "replay_dirichlet",
+    "replay_votes",
+    "right_answers",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -202,6 +212,17 @@ def _stops(
         asked &= ~np.all([stopped[i] for i, rule in enumerate(rules) if rule[1] == threshold], axis=0)
         asked[asked] = [plurality_probability(counts) > threshold for counts in election.counts(asked)]
     return safe
+
+
+def right_answers(draws: Draws, width: int) -> Floats:
+    """Share of each answer's samples that are correct, [P, width]."""
+    voting = draws.present & (draws.codes >= 0)
+    problem = np.nonzero(voting)[0]
+    flat = problem * width + draws.codes[voting]
+    size = np.bincount(flat, minlength=len(draws.codes) * width)
+    good = np.bincount(flat, weights=draws.correct[voting], minlength=len(size))
+    share: Floats = (good / np.maximum(size, 1)).reshape(len(draws.codes), width)
+    return share
 
 
 def _ballots(draws: Draws, weights: Floats | None) -> Ballots:

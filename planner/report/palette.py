@@ -39,6 +39,7 @@ STYLES: dict[str, Style] = {
     "greedy": Style(name="Greedy", light="#a1447f", dark="#dd92bb"),
     "majority": Style(name="Majority vote", light="#0068a8", dark="#4ba3e0"),
     "adaptive_majority": Style(name="Adaptive majority", light="#2b8fc9", dark="#8bd0f5", dash="7 3"),
+    "arbitrated_majority": Style(name="Arbitrated majority", light="#0068a8", dark="#4ba3e0", dash="10 3 2 3"),
     "best_of_n": Style(name="Best-of-N", light="#cb5500", dark="#f5813a"),
     "weighted_vote": Style(name="Weighted vote", light="#cb5500", dark="#f5813a", dash="2 3"),
     "adaptive_best_of_n": Style(name="Adaptive best-of-N", light="#cb5500", dark="#f5813a", dash="7 3"),
@@ -93,12 +94,13 @@ def plan_name(plan: Mapping[str, Any]) -> str:
     n = fields.get("n", fields.get("max_n"))
     if n is None:
         return strategy_name(strategy)
-    if n == 1 and strategy in {"majority", "best_of_n", "adaptive_majority"}:
+    if n == 1 and strategy in {"majority", "best_of_n", "adaptive_majority", "arbitrated_majority"}:
         return "One sample"
     if strategy == "best_of_n":
         return f"Best-of-{n}"
-    name = {"majority": "Majority", "adaptive_majority": "Adaptive"}.get(strategy, strategy_name(strategy))
-    sign = "≤" if strategy.startswith("adaptive") else "×"
+    short = {"majority": "Majority", "adaptive_majority": "Adaptive", "arbitrated_majority": "Arbitrated"}
+    name = short.get(strategy, strategy_name(strategy))
+    sign = "×" if "n" in fields else "≤"
     return f"{name} {sign}\N{NO-BREAK SPACE}{n}"
 
 

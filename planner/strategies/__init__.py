@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from planner.strategies.arbitration import ArbitratedMajority
 from planner.strategies.base import Strategy, build, paths_in_flight, to_dict
 from planner.strategies.cascade import Cascade
 from planner.strategies.confidence import ConfidenceVote
@@ -21,6 +22,7 @@ __all__ = [
     "REGISTRY",
     "AdaptiveBestOfN",
     "AdaptiveMajority",
+    "ArbitratedMajority",
     "BeamSearch",
     "BestOfN",
     "Cascade",
@@ -49,6 +51,7 @@ REGISTRY: dict[str, type[Strategy]] = {
     "rebase": Rebase,
     "particle_filtering": ParticleFiltering,
     "adaptive_majority": AdaptiveMajority,
+    "arbitrated_majority": ArbitratedMajority,
     "adaptive_best_of_n": AdaptiveBestOfN,
     "confidence_vote": ConfidenceVote,
     "cascade": Cascade,

@@ -59,7 +59,7 @@ _POSITIVE = _Rule("a number > 0", lambda v: _is_number(v) and v > 0)
 _MODEL = _Rule("a model's name or None", lambda v: isinstance(v, str) and v != "")
 _COUNTS = (
     "n", "max_n", "batch", "expansions", "max_steps", "max_step_tokens", "lookahead_steps", "chains", "second_n",
-    "min_n", "give_up_tokens",
+    "min_n", "give_up_tokens", "readings",
 )  # fmt: skip
 
 # A field's name means the same in every strategy, so its rule is given once.
@@ -67,6 +67,7 @@ _RULES = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(("balance_temperature", "resampling_temperature"), _POSITIVE),
     **dict.fromkeys(("policy_model", "second_policy_model"), _MODEL),
+    "answers": _at_least(2),
     "revisions": _at_least(0),
     "temperature": _Rule("a number >= 0", lambda v: _is_number(v) and v >= 0),
     "top_p": _Rule("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1),

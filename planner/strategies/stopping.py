@@ -102,7 +102,8 @@ class AdaptiveMajority:
         limit = self.give_up_tokens
         return limit is not None and sum(lengths) > limit * len(lengths)
 
-    def _ends(self, found: Sequence[Candidate]) -> bool:
+    def ends(self, found: Sequence[Candidate]) -> bool:
+        """Whether these samples decide the vote, or show that it is hopeless."""
         if len(found) < (self.min_n or 0):
             return False
         lengths = [c.generated_tokens for c in found if c.generated_tokens is not None]
@@ -111,7 +112,7 @@ class AdaptiveMajority:
     def solve(self, problem: Problem) -> Flow[Answer]:
         found, short = yield from draw_until(
             problem,
-            self._ends,
+            self.ends,
             limit=self.max_n,
             batch=self.batch,
             temperature=self.temperature,
