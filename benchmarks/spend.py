@@ -98,8 +98,9 @@ class Maker:
         def asked(request: GenerationRequest, made: Completion) -> None:
             self._log.append((request.prompt, request.key(prints[self._model])[:16], made.generated_tokens))
 
-        makers = Makers(engines=engines, verifier=self._verifier, task=self.task, max_batch=256)
-        self.runs = LiveRuns.open(makers, bank, asked=asked)
+        self._makers = Makers(engines=engines, verifier=self._verifier, task=self.task, max_batch=256)
+        self._asked = asked
+        self.runs = LiveRuns.open(self._makers, bank, asked=asked)
 
     def log(self, number: int) -> Path:
         """The requests of a configuration's runs; there when all of them were made."""
@@ -114,14 +115,24 @@ class Maker:
         strategy = from_dict(spec)
         for start in range(0, PROBLEMS, PIECE):
             self.runs.run([(strategy, model, p) for p in self.task.problems[start : start + PIECE]])
-        ids = {problem.prompt: problem.problem_id for problem in self.task.problems}
-        by: dict[str, list[tuple[str, int]]] = {}
-        for prompt, key, tokens in self._log:
-            by.setdefault(ids[prompt], []).append((key, tokens))
+        by = self._by_problem()
+        if missing := [p for p in self.task.problems if p.problem_id not in by]:
+            # The bank had these runs, and a kill took their requests: the same are drawn again, elsewhere.
+            with tempfile.TemporaryDirectory() as folder:
+                again = LiveRuns.open(self._makers, Bank.create(folder, {"source": "profile"}), asked=self._asked)
+                again.run([(strategy, model, p) for p in missing])
+            by = self._by_problem()
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"spec": spec, "model": model, "requests": by}))
         os.replace(part, path)
         print(f"{self.split} {number}: {spec['strategy']} {model}, {self.runs.generated_tokens:,} tokens", flush=True)
+
+    def _by_problem(self) -> dict[str, list[tuple[str, int]]]:
+        ids = {problem.prompt: problem.problem_id for problem in self.task.problems}
+        by: dict[str, list[tuple[str, int]]] = {}
+        for prompt, key, tokens in self._log:
+            by.setdefault(ids[prompt], []).append((key, tokens))
+        return by
 
     def table(self, numbers: Sequence[int]) -> Table:
         """The outcomes of these configurations, all of which were made."""
