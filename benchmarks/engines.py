@@ -1,12 +1,13 @@
 """Tokens per second of a search by steps on vLLM, beside the same number of answers generated whole by it.
 
-    .venv-vllm/bin/python benchmarks/engines.py [--model lab-small] [--problems 64] [--json]
+    .venv-vllm/bin/python benchmarks/engines.py [--model lab-small] [--problems 64] [--peers] [--json]
 
 `whole`: best-of-N. `steps`: greedy answers, each step a request of its own that continues the one before, against the
 same answers drawn whole (`whole_greedy`): the same tokens. `search`: beam search, `search with verifier` with the one
 in this process; in all other passes scores are remembered, so that its time stands apart. Passes take turns, and ratios
 within a round are what to read; beside them stands where the rest went: more requests, and prompt tokens that are
-computed again where no whole block of them was kept.
+computed again where no whole block of them was kept. With --peers, `benchmarks/peers.py` follows in the environment of
+its own that `scripts/peers_env.sh` makes, with as many problems in flight, and one report holds both.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -155,12 +160,26 @@ def ratios(rounds: Sequence[Mapping[str, Measured]]) -> dict[str, float]:
     return found
 
 
+def peers(model: str, problems: int, rounds: int) -> dict[str, Any]:
+    """What `benchmarks/peers.py --json` prints; its table goes to standard error."""
+    script = Path(__file__).with_name("peers.py")
+    python = script.parents[1] / ".venv-peers" / "bin" / "python"
+    if not python.exists():
+        raise SystemExit("--peers needs their environment: sh scripts/peers_env.sh")
+    options = ["--model", model, "--problems", str(problems), "--rounds", str(rounds), "--json"]
+    made = subprocess.run([python, script, *options], stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    found: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
+    print(found["table"], file=sys.stderr)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="lab-small")
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--n", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="its_hub and optillm beside it")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     scored, rounds = run(options.model, options.problems, options.n, options.repeats)
@@ -173,7 +192,8 @@ def main() -> None:
         for name, m in {"search with verifier": scored, **middle}.items()
     }
     if options.json:
-        print(json.dumps({"model": options.model, "passes": rows, **ratios(rounds)}))
+        beside = {"peers": peers(options.model, options.problems, options.repeats)} if options.peers else {}
+        print(json.dumps({"model": options.model, "passes": rows, **ratios(rounds), **beside}))
         return
     for name, row in rows.items():
         print(
@@ -182,7 +202,9 @@ def main() -> None:
             f"{row['verifier_seconds']:.1f} of {row['seconds']:.1f} s"
         )
     for name, value in ratios(rounds).items():
-        print(f"{name:>20}: {value:.2f}")
+        print(f"{name:>20}: {value:.2f}", flush=True)
+    if options.peers:
+        peers(options.model, options.problems, options.repeats)
 
 
 if __name__ == "__main__":

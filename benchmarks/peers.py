@@ -358,13 +358,17 @@ def main() -> None:
     logging.disable(logging.ERROR)  # the peers report each request
     rows = {turn: row(passes) for turn, passes in run(options).items()}
     versions = {name: version(name) for name in ("its_hub", "optillm")}
+    text = "\n".join(lines(rows, options.temperature))
+    heading = (
+        f"{options.model}, N {options.n}, temperature {options.temperature:g}, {options.rounds} rounds; {versions}"
+    )
     if options.json:
         table = [{"tool": tool, "method": method, **found} for (tool, method), found in rows.items()]
         notes = [{"tool": tool, "method": method, "note": note} for (tool, method), note in NOTES.items()]
-        print(json.dumps({**vars(options), "versions": versions, "rows": table, "notes": notes}))
+        found = {"versions": versions, "rows": table, "notes": notes, "table": f"{heading}\n{text}"}
+        print(json.dumps({**vars(options), **found}))
         return
-    print(f"{options.model}, N {options.n}, temperature {options.temperature:g}, {options.rounds} rounds; {versions}")
-    print("\n".join(lines(rows, options.temperature)))
+    print(f"{heading}\n{text}")
 
 
 if __name__ == "__main__":
