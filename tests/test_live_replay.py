@@ -11,7 +11,7 @@ from planner.profiling.arbitration import Arbitration, undecided
 from planner.profiling.replay import Draws, Orders, best_of_k, replay_dirichlet, replay_votes
 from planner.profiling.stopping import StopRule, VotePaths
 from planner.runtime.driver import Job, run_flows
-from planner.strategies import REGISTRY, AdaptiveMajority, ArbitratedMajority, BestOfN, Majority
+from planner.strategies import REGISTRY, AdaptiveMajority, ArbitratedMajority, BestOfN, Majority, OddsVote
 from planner.strategies.scoring import AGGREGATIONS, aggregate, candidate
 
 N = 12
@@ -78,10 +78,12 @@ def test_best_of_n(aggregation):
     plain = live(BestOfN(n=N, aggregation=aggregation, selection="max"))[0]
     agree(best_of_k(DRAWS, aggregation, [N])[:, 0], plain)
     for n in (2, 5, N):
-        weighted = live(BestOfN(n=n, aggregation=aggregation, selection="vote"))[0]
-        replayed = replay_votes(DRAWS, ORDERS, [n], aggregation).accuracy[:, 0]
-        # Where nobody votes a live run still answers, by score; that answer has no key and is not right.
-        agree(replayed, weighted)
+        by_score = BestOfN(n=n, aggregation=aggregation, selection="vote")
+        for selection, spec in (("vote", by_score), ("odds", OddsVote(n=n, aggregation=aggregation))):
+            weighted = live(spec)[0]
+            replayed = replay_votes(DRAWS, ORDERS, [n], aggregation, selection).accuracy[:, 0]
+            # Where nobody votes a live run still answers, by score; that answer has no key and is not right.
+            agree(replayed, weighted)
 
 
 @pytest.mark.parametrize("posterior", ["beta", "dirichlet"])
@@ -98,12 +100,11 @@ def test_adaptive_majority(max_n, threshold, batch, posterior):
     agree(estimate.accuracy[:, 0], right)
 
 
-@pytest.mark.parametrize("selection", ["vote", "max"])
 @pytest.mark.parametrize(
     ("max_n", "threshold", "answers", "readings", "limit"),
     [(6, 0.8, 2, 1, None), (N, 0.9, 2, 1, None), (N, 0.99, 3, 2, None), (7, 0.95, 8, 12, None), (N, 0.99, 2, 2, 14)],
 )
-def test_arbitrated_majority(max_n, threshold, answers, readings, limit, selection):
+def test_arbitrated_majority(max_n, threshold, answers, readings, limit):
     fields = {"threshold": threshold, "batch": 2, "give_up_tokens": limit}
     paths = VotePaths.of(DRAWS, ORDERS, LENGTHS)
     drawn, open_ = undecided(paths, StopRule(**fields), max_n)
@@ -111,13 +112,11 @@ def test_arbitrated_majority(max_n, threshold, answers, readings, limit, selecti
     ones = np.ones(DRAWS.codes.shape)
     reading = np.where(open_, asked.spent(ones, np.zeros(len(PROBLEMS))), 0)[0]
     for aggregation in AGGREGATIONS:
-        spec = ArbitratedMajority(
-            max_n=max_n, answers=answers, readings=readings, aggregation=aggregation, selection=selection, **fields
-        )
+        spec = ArbitratedMajority(max_n=max_n, answers=answers, readings=readings, aggregation=aggregation, **fields)
         runs = runs_of(spec)
         assert drawn[0].tolist() == [len(run.answer.candidates) for run in runs]
         assert reading.tolist() == [sum(c.scores is not None for c in run.answer.candidates) for run in runs]
-        chosen = asked.value(aggregation, selection)[0]
+        chosen = asked.value(aggregation)[0]
         decided = (reading > 0) & ~np.isnan(chosen)
         right = np.array([float(run.answer.answer == "1") for run in runs])
         assert np.array_equal(chosen[decided], right[decided])
@@ -126,17 +125,17 @@ def test_arbitrated_majority(max_n, threshold, answers, readings, limit, selecti
     assert reading.max() <= min(answers * readings, max_n)
 
 
-def test_reading_all_of_all_answers_is_weighted_best_of_n():
-    # A vote that nothing settles and that is read whole: votes times mean score is the sum of scores.
+def test_reading_all_of_all_answers_is_the_vote_by_odds():
+    # A vote that nothing settles and that is read whole: votes times mean odds is the sum of odds.
     asked = Arbitration.of(DRAWS, ORDERS, N, answers=N, readings=N)
     for aggregation in AGGREGATIONS:
         contested = asked.read.any(axis=2)[0]
-        replayed = replay_votes(DRAWS, ORDERS, [N], aggregation).accuracy[:, 0]
         assert contested.mean() > 0.5
-        agree(replayed[contested], asked.value(aggregation, "vote")[0][contested])
+        replayed = replay_votes(DRAWS, ORDERS, [N], aggregation, "odds").accuracy[:, 0]
+        agree(replayed[contested], asked.value(aggregation)[0][contested])
 
 
 def test_every_replayable_strategy_is_compared_here():
     assert [name for name, kind in REGISTRY.items() if kind.replayable] == [
-        "greedy", "majority", "best_of_n", "adaptive_majority", "arbitrated_majority",
+        "greedy", "majority", "best_of_n", "odds_vote", "adaptive_majority", "arbitrated_majority",
     ]  # fmt: skip

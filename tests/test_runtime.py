@@ -32,6 +32,7 @@ from planner.strategies import (
     Greedy,
     Lookahead,
     Majority,
+    OddsVote,
     ParticleFiltering,
     Rebase,
     Revision,
@@ -65,8 +66,9 @@ def specs():
         ),
         st.builds(
             ArbitratedMajority, threshold=st.sampled_from([0.6, 0.9]), answers=st.integers(2, 3),
-            readings=st.integers(1, 3), **scoring, **adaptive,
+            readings=st.integers(1, 3), aggregation=aggregation, **adaptive,
         ),
+        st.builds(OddsVote, n=count, aggregation=aggregation, **fields),
         st.builds(AdaptiveBestOfN, min_gain=st.floats(0.001, 0.1), aggregation=aggregation, **adaptive),
         st.builds(
             ConfidenceVote, n=count, quantile=st.floats(0, 0.9), weighted=st.booleans(),

@@ -28,6 +28,7 @@ from planner.strategies import (
     Greedy,
     Lookahead,
     Majority,
+    OddsVote,
     ParticleFiltering,
     Rebase,
     Revision,
@@ -37,7 +38,7 @@ from planner.strategies import (
     paths_in_flight,
     to_dict,
 )
-from planner.strategies.scoring import aggregate, select
+from planner.strategies.scoring import aggregate, odds, select
 from planner.strategies.stopping import leading_probability, plurality_probability
 
 PROBLEM = Problem(problem_id="p", prompt="What?", step_separator="\n", max_tokens=120)
@@ -45,6 +46,7 @@ SPECS = [
     Greedy(),
     Majority(n=5),
     BestOfN(n=5, aggregation="min", selection="max"),
+    OddsVote(n=5),
     BeamSearch(n=8, expansions=4, max_steps=6),
     DVTS(n=8, expansions=4, max_steps=6, policy_model="m"),
     Lookahead(n=4, expansions=2, max_steps=6, lookahead_steps=2, merge_duplicates=True),
@@ -270,6 +272,39 @@ def test_selection():
     assert select([made("b"), made("a"), made("a"), made("b")], "last", "vote").key == "b"
     assert select([made("b"), made("a", 0.0)], "last", "max").key == "a"  # scored over unscored
     assert select([made("a", 0.0), made("b", 0.0)], "last", "vote").key == "a"
+
+
+def test_votes_by_odds_follow_the_surer_score():
+    # 0.9 has nine times the odds of 0.5, and so outweighs what sums of scores do not.
+    sure, doubtful = made("a", 0.9), [made("b", 0.5) for _ in range(3)]
+    assert select([sure, *doubtful], "last", "vote").key == "b"
+    assert select([sure, *doubtful], "last", "odds") is sure
+    assert select([sure, *doubtful, *[made("b", 0.5)] * 7], "last", "odds").key == "b"
+    assert [odds(0.5), odds(0.75)] == [1.0, 3.0]
+    assert [odds(1.0), odds(0.0)] == pytest.approx([9999, 1 / 9999])
+    assert select([made("b"), made("a"), made("a")], "last", "odds").key == "a"  # unscored votes count 1 each
+
+
+def test_an_open_vote_is_decided_by_votes_and_odds():
+    found = [made(key) for key in "aaabbcd"]
+    spec = ArbitratedMajority(max_n=7, answers=3, readings=2)
+    assert spec.read(found) == [0, 1, 3, 4, 5]
+
+    def scored(**scores):
+        rows = [made(c.key, scores[f"{c.key}{found[:i].count(c)}"]) if i in (0, 1, 3, 4, 5) else c
+                for i, c in enumerate(found)]  # fmt: skip
+        return rows, [0, 1, 3, 4, 5]
+
+    rows, read = scored(a0=0.5, a1=0.5, b0=0.5, b1=0.75, c0=0.79)
+    # a: 3 votes at odds 1; b: 2 at (1 + 3) / 2; c: 1 at 4, less the last digit.
+    assert spec.choose(rows, read).key == "b"
+    assert spec.choose(rows, read) is rows[4]
+    rows, read = scored(a0=0.5, a1=0.5, b0=0.5, b1=0.5, c0=0.9)
+    assert spec.choose(rows, read).key == "c"
+    rows, read = scored(a0=0.5, a1=0.5, b0=0.6, b1=0.6, c0=0.75)
+    assert spec.choose(rows, read) is rows[0]  # three votes each: the first seen
+    assert spec.choose(found, read) is None
+    assert spec.read([made("a"), made("a"), made(None)]) == []
 
 
 def test_majority_counts_equal_numbers_as_one_answer():

@@ -18,7 +18,7 @@ from planner.errors import PolicyError
 
 __all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_one", "choose_plans", "mean_over"]
 
-TIE = 0.005
+TIE = 0.002
 """Expected accuracies closer than this are a tie, which goes to the cheapest plan."""
 HOPELESS = 0.02
 """Where no plan is expected to be right more often than this, the cheapest plan is chosen."""
@@ -148,7 +148,7 @@ def _seconds(plans: list[Mapping[str, Any]], buckets: tuple[str, ...], key: str)
     return np.array([[_number((entry.get(bucket) or {}).get(key), np.nan) for bucket in buckets] for entry in found])
 
 
-VOTING = frozenset({"majority", "adaptive_majority", "arbitrated_majority", "confidence_vote"})
+VOTING = frozenset({"majority", "adaptive_majority", "arbitrated_majority", "odds_vote", "confidence_vote"})
 
 
 def _is_vote(plan: Mapping[str, Any]) -> bool:

@@ -96,7 +96,7 @@ class _Estimates:
         if c.strategy == "greedy":
             found = next((r for key, r in self._recorded.items() if key[:2] == (c.policy_model, 0.0)), None)
             return self._sampled(plan, found, engine, judge, 1, 1)
-        if c.strategy in ("majority", "best_of_n", "adaptive_majority", "arbitrated_majority"):
+        if c.strategy in ("majority", "best_of_n", "odds_vote", "adaptive_majority", "arbitrated_majority"):
             found = self._recorded.get((c.policy_model, fields.get("temperature"), fields.get("top_p")))
             most = int(fields.get("max_n", fields.get("n", 1)))
             read = min(most, int(fields.get("answers", most)) * int(fields.get("readings", 1)))

@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 BUCKET_EDGES: Mapping[str, tuple[float, float]] = {"hard": (0.0, 0.1), "medium": (0.1, 0.5), "easy": (0.5, 1.0)}
 """Pass@1 of the reference model, [low, high), the last one closed (Liu et al., arXiv 2502.06703)."""
 
-_MOST_PLANS = 30
+_MOST_PLANS = 40
 _SIGNIFICANT = 0.05
 
 
@@ -141,7 +141,7 @@ def budget_grid(outcomes: Outcomes) -> list[float]:
 def fit_plans(
     outcomes: Outcomes, problems: Ints, budgets: list[float], *, trials: int, seed: int, verifier: str | None
 ) -> Fitted:
-    """Search each bucket's front on these problems (indices), measure every configuration there, and keep at most 30
+    """Search each bucket's front on these problems (indices), measure every configuration there, and keep at most 40
     plans."""
     rows = np.flatnonzero(np.isin(outcomes.problem_index, problems))
     accuracy, cost, p95 = outcomes.accuracy[rows], outcomes.cost[rows], outcomes.cost_p95[rows]
@@ -221,11 +221,11 @@ def _with_plans(
         tried = search(space, fitted.shrunk[b], fitted.cost[b], trials=trials, seed=seed + b)
         fronts.append(front(tried, fitted.shrunk[b], fitted.p95[b]))
     fixed = [fitted.best_fixed(budget) for budget in budgets]
-    # The best of each bucket and the best fixed one for every budget first, then what is left of the fronts.
+    # The best fixed one for every budget first, then the best of each bucket, then what is left of the fronts.
+    want([i for i in fixed if i is not None])
     for budget in reversed(budgets):
         for b, members in enumerate(fronts):
             want([i for i in members if fitted.p95[b, i] <= budget][-1:])
-        want([i for i in [fixed[budgets.index(budget)]] if i is not None])
     for name in ("majority", "best_of_n"):
         last = fitted.best_fixed(budgets[-1], strategy == name)
         want([] if last is None else [last])

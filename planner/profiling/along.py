@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.profiling.columns import Configuration
 from planner.profiling.recorded import Recorded
-from planner.profiling.replay import Draws, Orders, replay_dirichlet, right_answers
+from planner.profiling.replay import Draws, Orders, replay_dirichlet, right_answers, weights_of
 from planner.profiling.stopping import StopRule, VotePaths
 
 __all__ = ["Along", "shares_samples"]
@@ -23,7 +23,7 @@ __all__ = ["Along", "shares_samples"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_SHARING = ("majority", "adaptive_majority", "best_of_n")
+_SHARING = ("majority", "adaptive_majority", "best_of_n", "odds_vote")
 
 
 def shares_samples(configuration: Configuration, recorded: Recorded) -> bool:
@@ -69,8 +69,8 @@ class Along:
                 count = _stops(paths, draws, orders, fields)
             else:
                 count = np.full((repeats, problems), int(fields["n"]))
-            if configuration.strategy == "best_of_n":
-                kind = (str(fields["aggregation"]), str(fields["selection"]))
+            if configuration.strategy in ("best_of_n", "odds_vote"):
+                kind = (str(fields["aggregation"]), str(fields.get("selection", "odds")))
                 if kind not in chosen:
                     chosen[kind] = _selected(draws, index, *kind)
                 path = chosen[kind]
@@ -135,7 +135,7 @@ def _selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> ND
     width = int(draws.codes.max(initial=0)) + 1
     tally = np.zeros((repeats, problems, width))
     voting = known & draws.finished & (draws.codes >= 0)
-    correct = right_answers(draws, width)
+    correct, weights = right_answers(draws, width), weights_of(np.nan_to_num(score), selection)
     grid = np.ogrid[:repeats, :problems]
     result = np.empty((n, repeats, problems), np.float32)
     for k in range(n):
@@ -144,9 +144,9 @@ def _selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> ND
         best = np.where(better, rank[rows, slot], best)
         right = np.where(better, draws.correct[rows, slot], right)
         result[k] = right
-        if selection == "vote":
+        if selection != "max":
             votes, code = voting[rows, slot], draws.codes[rows, slot].clip(0)
-            tally[grid[0], grid[1], code] += np.where(votes, np.nan_to_num(score)[rows, slot], 0.0)
+            tally[grid[0], grid[1], code] += np.where(votes, weights[rows, slot], 0.0)
             leader = tally.argmax(axis=2)
             voted = tally[grid[0], grid[1], leader] > 0
             result[k] = np.where(voted, correct[rows, leader], right)

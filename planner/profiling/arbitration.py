@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.profiling.replay import Draws, Orders, right_answers
+from planner.profiling.replay import Draws, Orders, right_answers, weights_of
 from planner.profiling.stopping import StopRule, VotePaths
 
 __all__ = ["Arbitration", "undecided"]
@@ -77,20 +77,16 @@ class Arbitration:
         cost: Floats = np.where(self.read, each, 0.0).sum(axis=2) + np.where(self.read.any(axis=2), once, 0.0)
         return cost
 
-    def value(self, aggregation: str, selection: str) -> Floats:
+    def value(self, aggregation: str) -> Floats:
         """Correctness of the answer that is chosen, [R, P]; NaN where nothing that is read has a score."""
         rows, width = self.votes.shape[1:]
         score = self.draws.scores[aggregation][np.arange(rows)[None, :, None], self.slots]
         where, which, place = np.nonzero(self.read & ~np.isnan(score))
         cell = (where * rows + which) * width + self.codes[where, which, place]
-        scores = score[where, which, place]
+        odds = weights_of(score[where, which, place], "odds")
         size = np.bincount(cell, minlength=self.votes.size).reshape(self.votes.shape)
-        if selection == "max":
-            worth = np.full(self.votes.shape, -np.inf)
-            np.maximum.at(worth.reshape(-1), cell, scores)
-        else:
-            total = np.bincount(cell, weights=scores, minlength=self.votes.size).reshape(self.votes.shape)
-            worth = np.where(size > 0, self.votes * total / np.maximum(size, 1), -np.inf)
+        total = np.bincount(cell, weights=odds, minlength=self.votes.size).reshape(self.votes.shape)
+        worth = np.where(size > 0, self.votes * total / np.maximum(size, 1), -np.inf)
         best = worth.max(axis=2, keepdims=True)
         chosen = np.where(worth == best, self.first, self.slots.shape[2] + 1).argmin(axis=2)
         right = right_answers(self.draws, width)[np.arange(rows)[None], chosen]

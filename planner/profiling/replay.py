@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.profiling.elections import Ballots, Election, Orders, elections
+from planner.strategies.scoring import ODDS_EDGE
 from planner.strategies.stopping import leading_probability, plurality_probability
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "replay_dirichlet",
     "replay_votes",
     "right_answers",
+    "weights_of",
 ]
 
 Floats = NDArray[np.float64]
@@ -112,13 +114,25 @@ def draw_orders(draws: Draws, count: int, seed: int) -> Orders:
     )
 
 
-def replay_votes(draws: Draws, orders: Orders, ks: Sequence[int], aggregation: str | None = None) -> Estimate:
-    """Majority vote (`aggregation` None) or the vote weighted by that aggregation's scores, among k samples.
+def weights_of(scores: Floats, selection: str) -> Floats:
+    """What aggregated scores weigh in a vote by `selection`, as in `strategies.scoring.select`."""
+    if selection != "odds":
+        return scores
+    bounded = np.clip(scores, ODDS_EDGE, 1 - ODDS_EDGE)
+    odds: Floats = bounded / (1 - bounded)
+    return odds
+
+
+def replay_votes(
+    draws: Draws, orders: Orders, ks: Sequence[int], aggregation: str | None = None, selection: str = "vote"
+) -> Estimate:
+    """Majority vote (`aggregation` None) or the vote weighted by that aggregation's scores or their odds (`selection`),
+    among k samples.
 
     No votes means no answer, which is not correct. Equal tallies share (ties in random order). An unlabelled answer
     leaves its problem unknown (NaN).
     """
-    ballots = _ballots(draws, None if aggregation is None else draws.scores[aggregation])
+    ballots = _ballots(draws, None if aggregation is None else weights_of(draws.scores[aggregation], selection))
     depth = min(max(ks, default=0), draws.present.shape[1])
     total = np.zeros((2, draws.present.shape[0], depth + 1))  # of values and of their squares
 

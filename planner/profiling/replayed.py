@@ -12,7 +12,7 @@ from planner.profiling.columns import Z95, Columns, Configuration, masked_mean
 from planner.profiling.recorded import Recorded
 from planner.profiling.replay import best_of_k, draw_orders, replay_votes
 from planner.profiling.voting_columns import Voting
-from planner.strategies.scoring import AGGREGATIONS
+from planner.strategies.scoring import AGGREGATIONS, SELECTIONS
 
 __all__ = ["add_replayed", "halves_of"]
 
@@ -81,7 +81,7 @@ def add_replayed(
         columns.add(greedy, accuracy[:, 0], _price(recorded, 1))
         return
     mine = [c for c in also if c.policy_model == recorded.policy_model and _sampled_as(c, settings)]
-    sizes = {c.samples for c in mine if c.strategy in ("majority", "best_of_n") and c.samples <= n}
+    sizes = {c.samples for c in mine if c.strategy in ("majority", "best_of_n", "odds_vote") and c.samples <= n}
     ks = sorted({*_grid(n), *sizes, *([half] if split else [])})
     orders = {id(r): draw_orders(r.draws, subsets, seed) for r in [recorded, *views]}
     if recorded.votes:
@@ -100,23 +100,24 @@ def add_replayed(
     if half >= 4:  # from too few samples a half says nothing of stopping
         voting = Voting(columns, recorded, settings, orders, on_rows)
         voting.add(ks, [c for c in mine if c.samples <= n], half)
+    ks = [k for k in ks if k > 1]
     for aggregation in AGGREGATIONS if recorded.draws.scores else ():
-        for selection in ("max", "vote"):
+        for selection in (*SELECTIONS, "odds"):
             accuracy = on_rows(
-                [k for k in ks if k > 1],
+                ks,
                 lambda r, ks, a=aggregation, s=selection: (  # type: ignore[misc]
-                    best_of_k(r.draws, a, ks) if s == "max" else replay_votes(r.draws, orders[id(r)], ks, a).accuracy
+                    best_of_k(r.draws, a, ks) if s == "max" else replay_votes(r.draws, orders[id(r)], ks, a, s).accuracy
                 ),
             )
-            for column, k in enumerate(k for k in ks if k > 1):
-                chosen = {"n": k, **settings, "aggregation": aggregation, "selection": selection}
-                columns.add(
-                    Configuration(
-                        strategy="best_of_n", hyperparameters=chosen, policy_model=recorded.policy_model,
-                        verifier=recorded.verifier,
-                    ),
-                    accuracy[:, column], _price(recorded, k, verified=True),
+            chosen = {**settings, "aggregation": aggregation}
+            if selection != "odds":
+                chosen["selection"] = selection
+            for column, k in enumerate(ks):
+                named = Configuration(
+                    strategy="odds_vote" if selection == "odds" else "best_of_n", hyperparameters={"n": k, **chosen},
+                    policy_model=recorded.policy_model, verifier=recorded.verifier,
                 )  # fmt: skip
+                columns.add(named, accuracy[:, column], _price(recorded, k, verified=True))
 
 
 def _sampled_as(configuration: Configuration, settings: Mapping[str, Any]) -> bool:

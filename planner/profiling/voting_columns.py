@@ -15,7 +15,7 @@ from planner.profiling.columns import Columns, Configuration, masked_mean
 from planner.profiling.recorded import Recorded
 from planner.profiling.replay import Orders, replay_dirichlet
 from planner.profiling.stopping import StopRule, VotePaths
-from planner.strategies.scoring import AGGREGATIONS, SELECTIONS
+from planner.strategies.scoring import AGGREGATIONS
 
 __all__ = ["OnRows", "Voting"]
 
@@ -30,7 +30,9 @@ _THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
 _LATER_THRESHOLDS = (0.6, 0.75, 0.9)
 _LENGTHS = (0.7, 0.8, 0.9, 0.95)
 _BATCH, _MIN_N = 2, 4
-_JUDGED_THRESHOLDS, _JUDGED_ANSWERS, _JUDGED_MIN_N = (0.9, 0.99), (2, 4), 8
+_LADDER = ((0.9, 2, 1), (0.99, 2, 1), (0.99, 4, 1), (0.99, 8, 1), (0.99, 8, 2), (0.999, 16, 2))
+"""(threshold, answers, readings) of arbitration, from the cheapest to the most thorough."""
+_JUDGED_MIN_N = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,6 @@ class _Judge:
     answers: int = 2
     readings: int = 1
     aggregation: str = "last"
-    selection: str = "vote"
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Voting:
     on_rows: OnRows
     _depth: int = 0
     _paths: dict[int, VotePaths] = field(default_factory=dict)
-    _judged: dict[tuple[int, int, int, int], tuple[Floats, dict[tuple[str, str], Floats]]] = field(default_factory=dict)
+    _judged: dict[tuple[int, int, int, int], tuple[Floats, dict[str, Floats]]] = field(default_factory=dict)
     _decode: Floats = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,14 +104,12 @@ class Voting:
             self._column("adaptive_majority", {"max_n": k, **fields}, accuracy[:, column], drawn)
 
     def _arbitrated(self, rule: StopRule, judge: _Judge, ks: list[int]) -> None:
-        kind = judge.aggregation, judge.selection
-
         def accuracy_of(r: Recorded, k: int) -> Floats:
             drawn, open_ = undecided(self._votes_of(r), rule, k)
             votes = self._votes_of(r)
             at = np.ogrid[: drawn.shape[0], : drawn.shape[1]]
             voted = votes.value[drawn - 1, at[0], at[1]].astype(np.float64)
-            chosen = self._judge(r, k, judge)[1][kind]
+            chosen = self._judge(r, k, judge)[1][judge.aggregation]
             mean = np.where(open_ & ~np.isnan(chosen), chosen, voted).mean(axis=0)
             return np.where(votes.counts >= k, mean, np.nan)
 
@@ -126,12 +125,12 @@ class Voting:
             self._paths[id(r)] = VotePaths.of(r.draws, self.orders[id(r)], r.tokens, depth=self._depth)
         return self._paths[id(r)]
 
-    def _judge(self, r: Recorded, k: int, judge: _Judge) -> tuple[Floats, dict[tuple[str, str], Floats]]:
-        """(cost of reading, correctness by aggregation and selection), [R, P] each, where the first k leave it open."""
+    def _judge(self, r: Recorded, k: int, judge: _Judge) -> tuple[Floats, dict[str, Floats]]:
+        """(cost of reading, correctness by aggregation), [R, P] each, where the first k leave it open."""
         key = id(r), k, judge.answers, judge.readings
         if key not in self._judged:
             asked = Arbitration.of(r.draws, self.orders[id(r)], k, judge.answers, judge.readings)
-            values = {(str(a), str(s)): asked.value(a, s) for a, s in itertools.product(AGGREGATIONS, SELECTIONS)}
+            values: dict[str, Floats] = {a: asked.value(a) for a in AGGREGATIONS}
             self._judged[key] = asked.spent(r.scoring, r.scoring_prompt), values
         return self._judged[key]
 
@@ -152,10 +151,9 @@ class Voting:
 
 
 def _judges() -> Iterator[tuple[StopRule, _Judge]]:
-    for threshold, answers in itertools.product(_JUDGED_THRESHOLDS, _JUDGED_ANSWERS):
-        for aggregation, selection in itertools.product(AGGREGATIONS, SELECTIONS):
-            rule = StopRule(threshold=threshold, batch=_BATCH)
-            yield rule, _Judge(answers=answers, aggregation=aggregation, selection=selection)
+    for (threshold, answers, readings), aggregation in itertools.product(_LADDER, AGGREGATIONS):
+        rule = StopRule(threshold=threshold, batch=_BATCH)
+        yield rule, _Judge(answers=answers, readings=readings, aggregation=aggregation)
 
 
 def _rule_of(fields: Mapping[str, Any]) -> StopRule:

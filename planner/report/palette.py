@@ -42,6 +42,7 @@ STYLES: dict[str, Style] = {
     "arbitrated_majority": Style(name="Arbitrated majority", light="#0068a8", dark="#4ba3e0", dash="10 3 2 3"),
     "best_of_n": Style(name="Best-of-N", light="#cb5500", dark="#f5813a"),
     "weighted_vote": Style(name="Weighted vote", light="#cb5500", dark="#f5813a", dash="2 3"),
+    "odds_vote": Style(name="Vote by odds", light="#cb5500", dark="#f5813a", dash="10 3 2 3"),
     "adaptive_best_of_n": Style(name="Adaptive best-of-N", light="#cb5500", dark="#f5813a", dash="7 3"),
     "beam_search": Style(name="Beam search", light="#00805d", dark="#21bd90"),
     "lookahead": Style(name="Lookahead", light="#00805d", dark="#21bd90", dash="7 3"),
@@ -94,7 +95,7 @@ def plan_name(plan: Mapping[str, Any]) -> str:
     n = fields.get("n", fields.get("max_n"))
     if n is None:
         return strategy_name(strategy)
-    if n == 1 and strategy in {"majority", "best_of_n", "adaptive_majority", "arbitrated_majority"}:
+    if n == 1 and strategy in {"majority", "best_of_n", "adaptive_majority", "arbitrated_majority", "odds_vote"}:
         return "One sample"
     if strategy == "best_of_n":
         return f"Best-of-{n}"

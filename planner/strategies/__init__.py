@@ -12,7 +12,7 @@ from planner.strategies.cascade import Cascade
 from planner.strategies.confidence import ConfidenceVote
 from planner.strategies.improvement import AdaptiveBestOfN
 from planner.strategies.revision import Revision
-from planner.strategies.sampling import BestOfN, Greedy, Majority
+from planner.strategies.sampling import BestOfN, Greedy, Majority, OddsVote
 from planner.strategies.search import DVTS, BeamSearch, Lookahead
 from planner.strategies.stopping import AdaptiveMajority
 from planner.strategies.weighted_search import ParticleFiltering, Rebase
@@ -30,6 +30,7 @@ __all__ = [
     "Greedy",
     "Lookahead",
     "Majority",
+    "OddsVote",
     "ParticleFiltering",
     "Rebase",
     "Revision",
@@ -44,6 +45,7 @@ REGISTRY: dict[str, type[Strategy]] = {
     "greedy": Greedy,
     "majority": Majority,
     "best_of_n": BestOfN,
+    "odds_vote": OddsVote,
     "beam_search": BeamSearch,
     "dvts": DVTS,
     "lookahead": Lookahead,

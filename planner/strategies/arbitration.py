@@ -12,7 +12,7 @@ from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
 from planner.strategies.base import validate
 from planner.strategies.sampling import draw_until, score_finished
-from planner.strategies.scoring import Aggregation, Selection, aggregate, answer_with, conclude
+from planner.strategies.scoring import Aggregation, aggregate, answer_with, conclude, odds
 from planner.strategies.stopping import AdaptiveMajority
 
 __all__ = ["ArbitratedMajority"]
@@ -24,9 +24,9 @@ class ArbitratedMajority:
 
     Samples are drawn as by `AdaptiveMajority` (its Beta criterion). Where the vote is decided, or given up, the leader
     is the answer and nothing is read. Where `max_n` samples leave it open, the verifier reads the first `readings`
-    samples of each of the `answers` with the most votes. `vote` takes the answer with the largest number of votes times
-    mean score, which estimates the sum of scores of weighted best-of-N from a few of its terms; `max` the one with the
-    best score. So it reads answers * readings samples at most where best-of-N reads all.
+    samples of each of the `answers` with the most votes, and the answer with the largest number of votes times mean
+    odds of its scores is taken, which estimates what `OddsVote` sums up from a few of its terms. So it reads answers *
+    readings samples at most, where best-of-N reads all.
     """
 
     name: ClassVar[str] = "arbitrated_majority"
@@ -43,7 +43,6 @@ class ArbitratedMajority:
     temperature: float = 0.8
     top_p: float = 1.0
     aggregation: Aggregation = "last"
-    selection: Selection = "vote"
     policy_model: str | None = None
 
     def __post_init__(self) -> None:
@@ -77,8 +76,7 @@ class ArbitratedMajority:
                 scores.setdefault(key, {})[i] = aggregate(steps, self.aggregation)
 
         def worth(key: str) -> float:
-            values = scores[key].values()
-            return max(values) if self.selection == "max" else votes[key] * math.fsum(values) / len(values)
+            return votes[key] * math.fsum(map(odds, scores[key].values())) / len(scores[key])
 
         if not scores:
             return None

@@ -12,7 +12,7 @@ from planner.errors import OutOfBudget
 from planner.strategies.base import validate
 from planner.strategies.scoring import Aggregation, Selection, candidate, conclude
 
-__all__ = ["BestOfN", "Greedy", "Majority", "draw", "draw_until", "keep_paid", "score_finished"]
+__all__ = ["BestOfN", "Greedy", "Majority", "OddsVote", "draw", "draw_until", "keep_paid", "score_finished"]
 
 
 def draw(
@@ -148,3 +148,33 @@ class BestOfN:
         )
         found, unscored = yield from score_finished(problem, found)
         return conclude(found, self.aggregation, self.selection, out_of_budget=short or unscored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddsVote:
+    """n samples, the finished ones scored; the answer with the largest sum of its scores' odds, score / (1 - score).
+
+    Weighted best-of-N with other weights: where a score is the probability that its sample is right, its odds are what
+    a vote should weigh (naive Bayes), and a score of .99 then counts ten times as much as one of .9. Against scores
+    that are no probabilities it is measured like any other strategy.
+    """
+
+    name: ClassVar[str] = "odds_vote"
+    needs_verifier: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
+
+    n: int
+    temperature: float = 0.8
+    top_p: float = 1.0
+    aggregation: Aggregation = "last"
+    policy_model: str | None = None
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def solve(self, problem: Problem) -> Flow[Answer]:
+        found, short = yield from draw(
+            problem, self.n, temperature=self.temperature, top_p=self.top_p, policy_model=self.policy_model
+        )
+        found, unscored = yield from score_finished(problem, found)
+        return conclude(found, self.aggregation, "odds", out_of_budget=short or unscored)

@@ -12,6 +12,7 @@ from planner.tasks.votes import majority
 
 __all__ = [
     "AGGREGATIONS",
+    "ODDS_EDGE",
     "SELECTIONS",
     "Aggregation",
     "Selection",
@@ -20,6 +21,7 @@ __all__ = [
     "candidate",
     "conclude",
     "make_candidate",
+    "odds",
     "select",
 ]
 
@@ -27,6 +29,9 @@ Aggregation: TypeAlias = Literal["min", "last", "mean", "prod"]
 Selection: TypeAlias = Literal["max", "vote"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+Rule: TypeAlias = Selection | Literal["odds"]
+ODDS_EDGE = 1e-4
+"""Scores nearer than this to 0 or 1 count as this near: no single score may decide every vote."""
 
 
 def aggregate(scores: Sequence[float], how: Aggregation) -> float:
@@ -42,6 +47,12 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
             return math.fsum(scores) / len(scores)
         case "prod":
             return math.prod(scores)
+
+
+def odds(score: float) -> float:
+    """score / (1 - score), for a score in [0, 1]."""
+    bounded = min(max(score, ODDS_EDGE), 1 - ODDS_EDGE)
+    return bounded / (1 - bounded)
 
 
 def make_candidate(
@@ -76,12 +87,14 @@ def candidate(completion: Completion) -> Candidate:
     )
 
 
-def select(candidates: Sequence[Candidate], aggregation: Aggregation, selection: Selection) -> Candidate | None:
+def select(candidates: Sequence[Candidate], aggregation: Aggregation, selection: Rule) -> Candidate | None:
     """The chosen candidate, None if there is none; ties go to the first seen.
 
     An unfinished candidate is never chosen over a finished one, nor an unscored over a scored one. `max` takes the
     highest aggregated score. `vote` sums aggregated scores (1 each where nothing is scored) by canonical answer and
     takes the winner's best-scored candidate; the answerless never vote, and where all are, the choice is as `max`.
+    `odds` sums the scores' odds instead: if a score is the probability that its candidate is right, these are what a
+    vote should weigh (as in naive Bayes, where each vote multiplies the odds of being right).
     """
     pool = [c for c in candidates if c.finished] or list(candidates)
     pool = [c for c in pool if c.scores] or pool
@@ -89,15 +102,16 @@ def select(candidates: Sequence[Candidate], aggregation: Aggregation, selection:
         return None
     weights = [aggregate(c.scores, aggregation) if c.scores else 1.0 for c in pool]
     best = max(range(len(pool)), key=weights.__getitem__)
-    if selection == "vote" or not pool[0].scores:
-        winner = majority([c.key for c in pool], weights)
+    if selection != "max" or not pool[0].scores:
+        by_odds = selection == "odds" and pool[0].scores
+        winner = majority([c.key for c in pool], [odds(w) for w in weights] if by_odds else weights)
         voters = [i for i, c in enumerate(pool) if c.key == winner and winner is not None]
         best = max(voters, key=weights.__getitem__, default=best)
     return pool[best]
 
 
 def conclude(
-    candidates: Sequence[Candidate], aggregation: Aggregation, selection: Selection, *, out_of_budget: bool = False
+    candidates: Sequence[Candidate], aggregation: Aggregation, selection: Rule, *, out_of_budget: bool = False
 ) -> Answer:
     """The answer a strategy returns: the selected candidate, and how it ended."""
     return answer_with(select(candidates, aggregation, selection), candidates, out_of_budget=out_of_budget)
