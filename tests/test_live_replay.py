@@ -108,15 +108,16 @@ def test_arbitrated_majority(max_n, threshold, answers, readings, limit):
     fields = {"threshold": threshold, "batch": 2, "give_up_tokens": limit}
     paths = VotePaths.of(DRAWS, ORDERS, LENGTHS)
     drawn, open_ = undecided(paths, StopRule(**fields), max_n)
-    asked = Arbitration.of(DRAWS, ORDERS, max_n, answers, readings)
+    counted = Arbitration.of(DRAWS, ORDERS, max_n)
+    read = counted.read(answers, readings)
     ones = np.ones(DRAWS.codes.shape)
-    reading = np.where(open_, asked.spent(ones, np.zeros(len(PROBLEMS))), 0)[0]
+    reading = np.where(open_, counted.spent(read, ones, np.zeros(len(PROBLEMS))), 0)[0]
     for aggregation in AGGREGATIONS:
         spec = ArbitratedMajority(max_n=max_n, answers=answers, readings=readings, aggregation=aggregation, **fields)
         runs = runs_of(spec)
         assert drawn[0].tolist() == [len(run.answer.candidates) for run in runs]
         assert reading.tolist() == [sum(c.scores is not None for c in run.answer.candidates) for run in runs]
-        chosen = asked.value(aggregation)[0]
+        chosen = counted.value(read, aggregation)[0]
         decided = (reading > 0) & ~np.isnan(chosen)
         right = np.array([float(run.answer.answer == "1") for run in runs])
         assert np.array_equal(chosen[decided], right[decided])
@@ -127,12 +128,13 @@ def test_arbitrated_majority(max_n, threshold, answers, readings, limit):
 
 def test_reading_all_of_all_answers_is_the_vote_by_odds():
     # A vote that nothing settles and that is read whole: votes times mean odds is the sum of odds.
-    asked = Arbitration.of(DRAWS, ORDERS, N, answers=N, readings=N)
+    counted = Arbitration.of(DRAWS, ORDERS, N)
+    read = counted.read(answers=N, readings=N)
     for aggregation in AGGREGATIONS:
-        contested = asked.read.any(axis=2)[0]
+        contested = read.any(axis=2)[0]
         assert contested.mean() > 0.5
         replayed = replay_votes(DRAWS, ORDERS, [N], aggregation, "odds").accuracy[:, 0]
-        agree(replayed[contested], asked.value(aggregation)[0][contested])
+        agree(replayed[contested], counted.value(read, aggregation)[0][contested])
 
 
 def test_every_replayable_strategy_is_compared_here():

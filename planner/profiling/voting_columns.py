@@ -72,7 +72,7 @@ class Voting:
         if sizes := [k for k in ks if k >= _MIN_N]:
             for rule, posterior in self._rules():
                 self._stopping(rule, posterior, sizes)
-        if scored and (sizes := [k for k in ks if k >= _JUDGED_MIN_N]):
+        if scored and (sizes := [k for k in ks if k >= min(_JUDGED_MIN_N, half)]):
             for rule, judge in _judges():
                 self._arbitrated(rule, judge, sizes)
         for c in (c for c in also if c.key not in self.columns.keys):
@@ -127,12 +127,16 @@ class Voting:
 
     def _judge(self, r: Recorded, k: int, judge: _Judge) -> tuple[Floats, dict[str, Floats]]:
         """(cost of reading, correctness by aggregation), [R, P] each, where the first k leave it open."""
-        key = id(r), k, judge.answers, judge.readings
-        if key not in self._judged:
-            asked = Arbitration.of(r.draws, self.orders[id(r)], k, judge.answers, judge.readings)
-            values: dict[str, Floats] = {a: asked.value(a) for a in AGGREGATIONS}
-            self._judged[key] = asked.spent(r.scoring, r.scoring_prompt), values
-        return self._judged[key]
+        asked = judge.answers, judge.readings
+        if (id(r), k, *asked) not in self._judged:
+            # Counting takes longest: all rules that are searched over are judged by one count.
+            counted = Arbitration.of(r.draws, self.orders[id(r)], k)
+            for answers, readings in {asked, *((answers, readings) for _, answers, readings in _LADDER)}:
+                read = counted.read(answers, readings)
+                values: dict[str, Floats] = {a: counted.value(read, a) for a in AGGREGATIONS}
+                spent = counted.spent(read, r.scoring, r.scoring_prompt)
+                self._judged[id(r), k, answers, readings] = spent, values
+        return self._judged[id(r), k, *asked]
 
     def _column(
         self, strategy: str, fields: Mapping[str, Any], accuracy: Floats, drawn: Ints, read: Floats | None = None
