@@ -71,9 +71,9 @@ def answering(text_of):
     return ScriptedEngine(lambda request: text_of(request.index) + "<end>", name="small", shape=SHAPE)
 
 
-def scripted_run(fitted, text_of):
+def scripted_run(fitted, text_of, score):
     planner = load(fitted.folder)
-    engine, verifier = answering(text_of), ScriptedVerifier(lambda steps: 0.5)
+    engine, verifier = answering(text_of), ScriptedVerifier(lambda steps: score)
     problem = Problem(problem_id="p", prompt="Compute 3 + 4.", max_tokens=64)
     budget = planner.document["budgets"][-1]
     plan = planner.choose(problem.prompt, budget)
@@ -83,13 +83,13 @@ def scripted_run(fitted, text_of):
 
 
 def test_what_it_shows_decides_and_its_samples_are_kept(fitted) -> None:
-    agreed, engine, plan = scripted_run(fitted, lambda i: "#### 7")
+    agreed, engine, plan = scripted_run(fitted, lambda i: "#### 7", 0.95)
     asked = Counter((r.sampling, r.index) for batch in engine.batches for r in batch)
     assert max(asked.values()) == 1, "no sample is drawn twice"
     assert agreed.usage.generated_tokens == engine.generated_tokens
     assert agreed.outcome is Outcome.FINISHED
     assert agreed.answer == "7"
-    torn, other, _ = scripted_run(fitted, lambda i: f"#### {i}")
+    torn, other, _ = scripted_run(fitted, lambda i: f"#### {i}", 0.05)
     assert agreed.plan != torn.plan
     assert agreed.plan.expected_accuracy > 0.8 > 0.5 > torn.plan.expected_accuracy
     assert list(agreed.plan.difficulty.values())[-1] == 1.0
@@ -103,7 +103,7 @@ def test_what_it_shows_decides_and_its_samples_are_kept(fitted) -> None:
 
 def test_what_is_spent_never_exceeds_the_budget(fitted) -> None:
     planner = load(fitted.folder)
-    engine, verifier = ScriptedEngine(lambda r: "word " * 4000, name="small"), ScriptedVerifier(lambda steps: 0.5)
+    engine, verifier = ScriptedEngine(lambda r: "word " * 4000, name="small"), ScriptedVerifier(lambda steps: score)
     problem = Problem(problem_id="p", prompt="Compute 3 + 4.", max_tokens=20_000)
     budget = planner.document["probe"]["from_budget"]
     priciest = engine.info.shape.decode_flops(14, 20_000)
@@ -184,7 +184,7 @@ def test_along_orders_means_are_what_replay_gives() -> None:
     recorded = next(r for r in streams if r.temperature)
     orders = draw_orders(recorded.draws, 400, seed=3)
     shared = [c for c in outcomes.configurations if shares_samples(c, recorded)]
-    assert {c.strategy for c in shared} == {"majority", "best_of_n", "adaptive_majority"}
+    assert {c.strategy for c in shared} == {"majority", "best_of_n", "odds_vote", "adaptive_majority"}
     assert not any(c.strategy == "greedy" for c in shared)
     fields = {"n": 4, "temperature": 0.8, "top_p": 1.0}
     scored = {"policy_model": "small", "verifier": "prm", "strategy": "best_of_n"}

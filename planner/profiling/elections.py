@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _PROBLEMS = 128
-_CELLS = 131_072
+_CELLS = 524_288  # 2 MB of tallies: enough that a step costs more than the calls that make it, and still in the cache
 _ORDERS = 250  # wins of one chunk are counted in a byte
 _SINGLES = 255  # and so are single answers that tie
 _TIE = np.float32(2e-6)
