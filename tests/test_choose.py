@@ -124,3 +124,12 @@ def test_unmeasured_buckets_take_the_overall_figure() -> None:
 def test_damage_is_a_policy_error(damage: dict[str, object]) -> None:
     with pytest.raises(PolicyError, match="damaged"):
         PlanTable.from_document(document() | damage)
+
+
+def test_a_multiple_of_the_reference_cost_is_the_budget_that_the_table_calls_so() -> None:
+    # Both are written with nine digits: 4 x 53767359.1 is a little less than the table's first budget.
+    changed = {**document(), "reference_cost": 53767359.1}
+    changed["table"] = [{**changed["table"][0], "budget": 215069437.0}]
+    table = PlanTable.from_document(changed)
+    assert table.row(4 * 53767359.1) == 0
+    assert table.row(3.99999 * 53767359.1) == -1

@@ -103,7 +103,7 @@ def test_what_it_shows_decides_and_its_samples_are_kept(fitted) -> None:
 
 def test_what_is_spent_never_exceeds_the_budget(fitted) -> None:
     planner = load(fitted.folder)
-    engine, verifier = ScriptedEngine(lambda r: "word " * 4000, name="small"), ScriptedVerifier(lambda steps: score)
+    engine, verifier = ScriptedEngine(lambda r: "word " * 4000, name="small"), ScriptedVerifier(lambda steps: 0.5)
     problem = Problem(problem_id="p", prompt="Compute 3 + 4.", max_tokens=20_000)
     budget = planner.document["probe"]["from_budget"]
     priciest = engine.info.shape.decode_flops(14, 20_000)

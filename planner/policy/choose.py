@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from planner.errors import PolicyError
 
-__all__ = ["HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_one", "choose_plans", "mean_over"]
+__all__ = ["FITS", "HOPELESS", "TIE", "VOTING", "Choice", "PlanTable", "choose_one", "choose_plans", "mean_over"]
 
 TIE = 0.002
 """Expected accuracies closer than this are a tie, which goes to the cheapest plan."""
 HOPELESS = 0.02
 """Where no plan is expected to be right more often than this, the cheapest plan is chosen."""
 _CHUNK = 8192
-_FITS = 1 + 1e-9
+FITS = 1 + 2e-8
+"""A policy's numbers have nine digits: 4 x its reference cost must still be the budget that it calls 4x."""
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +74,7 @@ class PlanTable:
 
     def row(self, budget: float) -> int:
         """The table's row for a budget: the last one within it, -1 when even the first is dearer."""
-        return bisect_right(self._steps, budget * _FITS) - 1
+        return bisect_right(self._steps, budget * FITS) - 1
 
     @classmethod
     def from_document(cls, policy: Mapping[str, Any], *, where: str = "policy.json") -> PlanTable:
@@ -207,7 +208,7 @@ def choose_one(table: PlanTable, distribution: Floats, budget: float, allowed: N
     # Bucket after bucket, as `mean_over` adds them up.
     means = np.add.reduce(distribution[:, None, None] * table.by_bucket, axis=0)
     expected, cost, p95 = means.tolist()
-    limit, row = budget * _FITS, table.row(budget)
+    limit, row = budget * FITS, table.row(budget)
     everything = range(len(expected))
     candidates: Sequence[int] = everything if row < 0 else table.named[row]
     for pool in (candidates, everything):
@@ -225,11 +226,11 @@ def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: ND
     everything = np.arange(len(distribution))
     expected = mean_over(distribution, table.accuracy)
     cost, p95 = mean_over(distribution, table.cost), mean_over(distribution, table.p95)
-    fits = p95 <= budgets[:, None] * _FITS
+    fits = p95 <= budgets[:, None] * FITS
     if allowed is not None:
         fits &= allowed
     if len(table.budgets):
-        row = table.budgets.searchsorted(budgets * _FITS, side="right") - 1
+        row = table.budgets.searchsorted(budgets * FITS, side="right") - 1
         named = fits & table.candidates[np.maximum(row, 0)] & (row >= 0)[:, None]
         fits = np.where(named.any(axis=1, keepdims=True), named, fits)
     best = np.where(fits, expected, -np.inf).max(1)

@@ -20,7 +20,7 @@ from planner.errors import BudgetError, CapabilityError, InputError
 from planner.models.cost import ModelShape
 from planner.models.latency import LatencyModel
 from planner.policy.allocate import allocate
-from planner.policy.choose import PlanTable, choose_one, choose_plans, mean_over
+from planner.policy.choose import FITS, PlanTable, choose_one, choose_plans, mean_over
 from planner.policy.deadline import in_time, refuse_slow
 from planner.policy.decisions import Decisions, both
 from planner.policy.features import COUNTS, extract
@@ -201,7 +201,7 @@ class Chooser:
         draw: random.Random,
     ) -> tuple[NDArray[np.int64], Floats]:
         index, propensity = usual.copy(), np.ones(len(usual))
-        fits = mean_over(distribution, self.table.p95) <= amounts[:, None] * (1 + 1e-9)
+        fits = mean_over(distribution, self.table.p95) <= amounts[:, None] * FITS
         quick = in_time(self.table, distribution, budget)
         fits = fits if quick is None else fits & quick
         for row in range(len(usual)):

@@ -7,11 +7,9 @@ from numpy.typing import NDArray
 
 from planner.budget import Budget
 from planner.errors import BudgetError
-from planner.policy.choose import PlanTable, mean_over
+from planner.policy.choose import FITS, PlanTable, mean_over
 
 __all__ = ["in_time", "refuse_slow", "seconds_text"]
-
-_FITS = 1 + 1e-9
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -30,7 +28,7 @@ def in_time(table: PlanTable, distribution: Floats, budget: Budget | None) -> Ma
             "this policy knows no seconds: its engines were not timed", field="budget", value=str(budget),
             hint="Time them with `planner latency BANK` (or `planner profile` again), then `planner fit` again",
         )  # fmt: skip
-    fits: Mask = mean_over(distribution, table.seconds_p99) <= budget.seconds * _FITS
+    fits: Mask = mean_over(distribution, table.seconds_p99) <= budget.seconds * FITS
     return fits
 
 
@@ -41,7 +39,7 @@ def refuse_slow(
     p99 = mean_over(weights[None], table.seconds_p99)[0]
     p99 = np.where(np.isnan(p99) | (False if allowed is None else ~allowed), np.inf, p99)
     quickest = int(p99.argmin())
-    if budget.seconds is None or p99[quickest] <= budget.seconds * _FITS:
+    if budget.seconds is None or p99[quickest] <= budget.seconds * FITS:
         return
     if np.isinf(p99[quickest]):
         raise BudgetError("the seconds of no plan that can run here are known", field="budget", value=str(budget))

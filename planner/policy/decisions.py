@@ -115,6 +115,8 @@ class Decisions:
         if seen := chooser.document.get("after_probe"):
             return f"{head}: the best of the plans that fit {budget} after a probe of {seen} samples."
         fixed = int(table.best_fixed[line]) if line >= 0 else -1
+        if fixed < 0 and line >= 0:
+            return f"{head}: the best of the plans that fit {budget}; none fits it for every prompt."
         if fixed < 0:
             return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
         if table.fallback[line, likely] and index == int(table.cells[line, likely]):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from planner.budget import Budget
 from planner.core import Candidate, Cost, Outcome, Usage
-from planner.policy.choose import TIE, PlanTable, choose_plans, mean_over
+from planner.policy.choose import FITS, TIE, PlanTable, choose_plans, mean_over
 from planner.strategies import Strategy
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Plan:
         plans = c.document["plans"]
         for i in sorted(range(len(plans)), key=lambda i: (i != c.index, -expected[i])):
             allowed = c.allowed is None or bool(c.allowed[i])
-            if p95[i] > c.amount * (1 + 1e-9) or not allowed or plans[i]["strategy"] in seen:
+            if p95[i] > c.amount * FITS or not allowed or plans[i]["strategy"] in seen:
                 continue
             seen.add(plans[i]["strategy"])
             mark = "*" if i == c.index else " "
@@ -260,7 +260,7 @@ class Plan:
         # A plan comes into reach where its cost fits, or where the table first names it.
         p95 = mean_over(c.distribution[None], c.table.p95)[0]
         steps = np.unique(np.concatenate((c.table.budgets, p95)))
-        dearer = steps[steps > c.amount * (1 + 1e-9)]
+        dearer = steps[steps > c.amount * FITS]
         if len(dearer):
             rows = np.broadcast_to(c.distribution, (len(dearer), len(c.distribution)))
             choice = choose_plans(c.table, rows, dearer, allowed=c.allowed)
