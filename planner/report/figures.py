@@ -54,7 +54,8 @@ def against_compute(source: Source) -> Figure | None:
         says = f"{mine.name}: {start}, the only budget measured."
     else:
         moved = f"{'a rise' if last.y >= first.y else 'a fall'} of {points(abs(last.y - first.y), sign=False)} points"
-        says = f"{mine.name}: {start} and {end}, {moved} for {last.x / first.x:.3g} times the compute."
+        rounded = f"{float(f'{last.x / first.x:.3g}'):,g}"
+        says = f"{mine.name}: {start} and {end}, {moved} for {rounded} times the compute."
     tops = [
         (max(s.points, key=lambda p: p.y), s)
         for s in series
