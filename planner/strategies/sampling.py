@@ -10,7 +10,7 @@ from planner.core import Answer, Candidate, Completion, Problem, Sampling, split
 from planner.effects import Flow, sample, score
 from planner.errors import OutOfBudget
 from planner.strategies.base import validate
-from planner.strategies.scoring import Aggregation, Selection, candidate, conclude
+from planner.strategies.scoring import Aggregation, Rule, Selection, candidate, conclude
 
 __all__ = ["BestOfN", "Greedy", "Majority", "OddsVote", "draw", "draw_until", "keep_paid", "score_finished"]
 
@@ -143,11 +143,7 @@ class BestOfN:
         validate(self)
 
     def solve(self, problem: Problem) -> Flow[Answer]:
-        found, short = yield from draw(
-            problem, self.n, temperature=self.temperature, top_p=self.top_p, policy_model=self.policy_model
-        )
-        found, unscored = yield from score_finished(problem, found)
-        return conclude(found, self.aggregation, self.selection, out_of_budget=short or unscored)
+        return _judged(self, problem, self.selection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +169,12 @@ class OddsVote:
         validate(self)
 
     def solve(self, problem: Problem) -> Flow[Answer]:
-        found, short = yield from draw(
-            problem, self.n, temperature=self.temperature, top_p=self.top_p, policy_model=self.policy_model
-        )
-        found, unscored = yield from score_finished(problem, found)
-        return conclude(found, self.aggregation, "odds", out_of_budget=short or unscored)
+        return _judged(self, problem, "odds")
+
+
+def _judged(spec: BestOfN | OddsVote, problem: Problem, rule: Rule) -> Flow[Answer]:
+    found, short = yield from draw(
+        problem, spec.n, temperature=spec.temperature, top_p=spec.top_p, policy_model=spec.policy_model
+    )
+    found, unscored = yield from score_finished(problem, found)
+    return conclude(found, spec.aggregation, rule, out_of_budget=short or unscored)
