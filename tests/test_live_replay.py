@@ -7,15 +7,31 @@ import pytest
 from scripted import ScriptedEngine, ScriptedVerifier, drawn, judged
 
 from planner.core import GenerationRequest, Problem, Sampling, ScoreRequest, split_steps
+from planner.profiling.along import selected
 from planner.profiling.arbitration import Arbitration, undecided
+from planner.profiling.improving import confident_votes, expected_gains, improving_stops
 from planner.profiling.replay import Draws, Orders, best_of_k, replay_dirichlet, replay_votes
 from planner.profiling.stopping import StopRule, VotePaths
 from planner.runtime.driver import Job, run_flows
-from planner.strategies import REGISTRY, AdaptiveMajority, ArbitratedMajority, BestOfN, Majority, OddsVote
+from planner.strategies import (
+    REGISTRY,
+    AdaptiveBestOfN,
+    AdaptiveMajority,
+    ArbitratedMajority,
+    BestOfN,
+    ConfidenceVote,
+    Majority,
+    OddsVote,
+)
+from planner.strategies.improvement import expected_gain
 from planner.strategies.scoring import AGGREGATIONS, aggregate, candidate
 
 N = 12
 PROBLEMS = [Problem(problem_id=str(i), prompt=f"What {i}?", step_separator="\n", max_tokens=60) for i in range(60)]
+
+
+def logprob_of(text):
+    return -(sum(map(ord, text)) % 17) / 10
 
 
 def record():
@@ -23,7 +39,7 @@ def record():
     engine, verifier = ScriptedEngine(drawn), ScriptedVerifier(judged)
     shape = (len(PROBLEMS), N)
     codes, finished = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
-    lengths = np.zeros(shape)
+    lengths, logprobs = np.zeros(shape), np.zeros(shape)
     scores = {a: np.full(shape, np.nan) for a in AGGREGATIONS}
     for p, problem in enumerate(PROBLEMS):
         sampling = Sampling(max_tokens=problem.max_tokens)
@@ -32,6 +48,7 @@ def record():
             found, steps = candidate(made), split_steps(made.text, "\n")
             codes[p, i] = -1 if found.key is None else int(found.key)
             finished[p, i], lengths[p, i] = found.finished, made.generated_tokens
+            logprobs[p, i] = logprob_of(made.text)
             if found.finished and steps:
                 (scored,) = verifier.score([ScoreRequest(prompt=problem.prompt, steps=steps)])
                 for a in AGGREGATIONS:
@@ -44,10 +61,10 @@ def record():
         scores=scores,
     )
     places = np.broadcast_to(np.arange(N), shape)
-    return draws, Orders(permutations=np.arange(N)[None], places=places, counts=draws.counts), lengths
+    return draws, Orders(permutations=np.arange(N)[None], places=places, counts=draws.counts), lengths, logprobs
 
 
-DRAWS, ORDERS, LENGTHS = record()
+DRAWS, ORDERS, LENGTHS, LOGPROBS = record()
 
 
 def runs_of(spec):
@@ -135,6 +152,41 @@ def test_reading_all_of_all_answers_is_the_vote_by_odds():
         assert contested.mean() > 0.5
         replayed = replay_votes(DRAWS, ORDERS, [N], aggregation, "odds").accuracy[:, 0]
         agree(replayed[contested], counted.value(read, aggregation)[0][contested])
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize(("max_n", "min_gain", "batch"), [(6, 0.05, 2), (N, 0.03, 2), (N, 0.04, 5), (7, 0.02, 3)])
+def test_adaptive_best_of_n(max_n, min_gain, batch, aggregation):
+    fields = {"max_n": max_n, "min_gain": min_gain, "batch": batch, "aggregation": aggregation}
+    runs = runs_of(AdaptiveBestOfN(**fields))
+    drawn = improving_stops(DRAWS, ORDERS, fields)[0]
+    assert drawn.tolist() == [len(run.answer.candidates) for run in runs]
+    best = selected(DRAWS, ORDERS.index, aggregation, "max")[drawn - 1, 0, np.arange(len(PROBLEMS))]
+    right = np.array([float(run.answer.answer == "1") for run in runs])
+    assert np.array_equal(best, right)
+    assert len(set(drawn.tolist())) > 1 or min_gain == 0.02
+
+
+def test_expected_gains_are_those_of_each_beginning():
+    scores = np.array([0.2, np.nan, 0.9, 0.9, 0.4])
+    gains = expected_gains(scores)
+    assert gains == pytest.approx([expected_gain([s for s in scores[: k + 1] if s == s]) for k in range(5)], abs=1e-9)
+    assert np.isinf(expected_gains(np.array([np.nan]))[0])
+
+
+def test_confidence_votes():
+    for quantile, weighted, threshold in itertools.product((0.0, 0.4), (True, False), (None, 0.6)):
+        fields = {"n": N, "quantile": quantile, "weighted": weighted, "threshold": threshold, "batch": 4}
+        for known in (True, False):
+            engine = ScriptedEngine(drawn, logprob=logprob_of) if known else ScriptedEngine(drawn)
+            jobs = [Job(problem, ConfidenceVote(**fields)) for problem in PROBLEMS]
+            runs = run_flows(jobs, {"m": engine}, None, default_policy_model="m")
+            recorded = LOGPROBS if known else np.full(LOGPROBS.shape, np.nan)
+            count, value = confident_votes(DRAWS, ORDERS, recorded, fields)
+            assert count[0].tolist() == [run.usage.requests for run in runs]
+            right = np.array([float(run.answer.answer == "1") for run in runs])
+            assert np.mean(value[0] == right) > 0.98  # sums in another order may break a tie otherwise
+            assert 0 < right.mean() < 1
 
 
 def test_every_replayable_strategy_is_compared_here():

@@ -138,6 +138,16 @@ def test_sizes_and_rules_from_elsewhere_are_replayed_beside_the_banks_own() -> N
             for rule in ({}, {"give_up_tokens": 77, "min_n": 6}, {"posterior": "dirichlet"})
         ),
     ]  # fmt: skip
+    scored = {"aggregation": "mean", **settings}
+    named += [
+        Configuration(strategy=strategy, policy_model="small", verifier=verifier, hyperparameters=fields)
+        for strategy, verifier, fields in (
+            ("odds_vote", "prm", {"n": 6, **scored}),
+            ("arbitrated_majority", "prm", {"max_n": 11, "threshold": 0.9, "batch": 2, "answers": 3, "readings": 2, **scored}),
+            ("adaptive_best_of_n", "prm", {"max_n": 11, "min_gain": 0.03, **scored}),
+            ("confidence_vote", None, {"n": 11, "threshold": 0.7, **settings}),
+        )
+    ]
     beyond = Configuration(strategy="majority", hyperparameters={"n": 17, **settings}, policy_model="small")
     other = Configuration(strategy="majority", hyperparameters={"n": 5, "temperature": 0.3}, policy_model="small")
     plain, outcomes = outcomes_from_bank(bank), outcomes_from_bank(bank, also=[*named, beyond, other])
@@ -152,6 +162,12 @@ def test_sizes_and_rules_from_elsewhere_are_replayed_beside_the_banks_own() -> N
     assert abs(mean[at[0]] - (mean[four] + mean[eight]) / 2) < 0.04
     # A rule that gives up, and one that asks for more, spend less and more than the plain one.
     assert cost[at[3]] < cost[at[2]] < cost[at[4]]
+    # Each draws 11 at most, and some of them are scored, or all that are drawn.
+    eleven = outcomes.decode.mean(axis=0)[at[1]] * 11 / 6
+    for place, name in zip(at[6:], ("arbitrated", "best-of-N", "confidence"), strict=True):
+        assert 0.2 * eleven < outcomes.decode.mean(axis=0)[place] < eleven, name
+        assert (outcomes.verifier.mean(axis=0)[place] > 0) == (name != "confidence")
+        assert outcomes.accuracy[:, place].mean() > mean[column(outcomes, "majority", n=1)] - 0.02
     # What the bank has of its own is not changed by what is asked beside it.
     own = [keys.index(c.key) for c in plain.configurations]
     assert outcomes.accuracy[:, own] == pytest.approx(plain.accuracy)

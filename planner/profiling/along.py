@@ -18,7 +18,7 @@ from planner.profiling.recorded import Recorded
 from planner.profiling.replay import Draws, Orders, replay_dirichlet, right_answers, weights_of
 from planner.profiling.stopping import StopRule, VotePaths
 
-__all__ = ["Along", "shares_samples"]
+__all__ = ["Along", "selected", "shares_samples"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -72,7 +72,7 @@ class Along:
             if configuration.strategy in ("best_of_n", "odds_vote"):
                 kind = (str(fields["aggregation"]), str(fields.get("selection", "odds")))
                 if kind not in chosen:
-                    chosen[kind] = _selected(draws, index, *kind)
+                    chosen[kind] = selected(draws, index, *kind)
                 path = chosen[kind]
             count = np.clip(count, 1, np.minimum(most, n))
             value[c], drawn[c] = path[count - 1, at[0], at[1]], count
@@ -121,7 +121,7 @@ def _stops(paths: VotePaths, draws: Draws, orders: Orders, fields: Mapping[str, 
     return np.minimum(paths.stops(rule), most)
 
 
-def _selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> NDArray[np.float32]:
+def selected(draws: Draws, index: Ints, aggregation: str, selection: str) -> NDArray[np.float32]:
     """Correctness of what is selected among the first k samples, [n, R, P], as `strategies.scoring.select` does."""
     score = draws.scores[aggregation]
     known = ~np.isnan(score) & draws.present

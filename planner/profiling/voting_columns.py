@@ -10,8 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.profiling.along import selected
 from planner.profiling.arbitration import Arbitration, undecided
 from planner.profiling.columns import Columns, Configuration, masked_mean
+from planner.profiling.improving import confident_votes, improving_stops
 from planner.profiling.recorded import Recorded
 from planner.profiling.replay import Orders, replay_dirichlet
 from planner.profiling.stopping import StopRule, VotePaths
@@ -81,6 +83,8 @@ class Voting:
                 self._stopping(_rule_of(fields), str(fields.get("posterior", "beta")), sizes)
             elif c.strategy == "arbitrated_majority" and scored:
                 self._arbitrated(_rule_of(fields), _Judge(**_of(fields, _Judge.__match_args__)), sizes)
+            elif c.strategy == "confidence_vote" or (c.strategy == "adaptive_best_of_n" and scored):
+                self._elsewhere(c, sizes)
 
     def _rules(self) -> Iterator[tuple[StopRule, str]]:
         for threshold, posterior in itertools.product(_THRESHOLDS, ("beta", "dirichlet")):
@@ -119,6 +123,33 @@ class Voting:
             read = np.where(open_, self._judge(self.recorded, k, judge)[0], 0.0)
             fields = {"max_n": k, **rule.fields, **asdict(judge)}
             self._column("arbitrated_majority", fields, accuracy[:, column], drawn, read)
+
+    def _elsewhere(self, c: Configuration, ks: list[int]) -> None:
+        """A configuration of rules that no bank is searched over: they are run live, and replayed where a policy has
+        them."""
+        reads, size = c.strategy == "adaptive_best_of_n", "n" if "n" in c.hyperparameters else "max_n"
+
+        def replay(r: Recorded, k: int) -> tuple[Ints, Floats]:
+            fields, orders = {**c.hyperparameters, size: k}, self.orders[id(r)]
+            if not reads:
+                unknown = np.full(r.draws.codes.shape, np.nan)
+                return confident_votes(r.draws, orders, unknown if r.logprobs is None else r.logprobs, fields)
+            drawn = improving_stops(r.draws, orders, fields)
+            at = np.ogrid[: drawn.shape[0], : drawn.shape[1]]
+            best = selected(r.draws, orders.index, str(fields.get("aggregation", "last")), "max")
+            return drawn, best[drawn - 1, at[0], at[1]].astype(np.float64)
+
+        def accuracy_of(r: Recorded, k: int) -> Floats:
+            return np.where(self._votes_of(r).counts >= k, replay(r, k)[1].mean(axis=0), np.nan)
+
+        accuracy = self.on_rows(ks, lambda r, ks: np.stack([accuracy_of(r, k) for k in ks], axis=1))
+        r = self.recorded
+        scoring = np.cumsum(self.orders[id(r)].take(np.where(r.draws.present, r.scoring, 0.0)), axis=2)
+        for column, k in enumerate(ks):
+            drawn = replay(r, k)[0]
+            read = r.scoring_prompt + np.take_along_axis(scoring, drawn[:, :, None] - 1, axis=2)[:, :, 0]
+            fields = {**c.hyperparameters, size: k}
+            self._column(c.strategy, fields, accuracy[:, column], drawn, read if reads else None)
 
     def _votes_of(self, r: Recorded) -> VotePaths:
         if id(r) not in self._paths:
