@@ -143,7 +143,11 @@ def test_sizes_and_rules_from_elsewhere_are_replayed_beside_the_banks_own() -> N
         Configuration(strategy=strategy, policy_model="small", verifier=verifier, hyperparameters=fields)
         for strategy, verifier, fields in (
             ("odds_vote", "prm", {"n": 6, **scored}),
-            ("arbitrated_majority", "prm", {"max_n": 11, "threshold": 0.9, "batch": 2, "answers": 3, "readings": 2, **scored}),
+            (
+                "arbitrated_majority",
+                "prm",
+                {**scored, "max_n": 11, "threshold": 0.9, "batch": 2, "answers": 3, "readings": 1},
+            ),
             ("adaptive_best_of_n", "prm", {"max_n": 11, "min_gain": 0.03, **scored}),
             ("confidence_vote", None, {"n": 11, "threshold": 0.7, **settings}),
         )
