@@ -22,9 +22,7 @@ import numpy as np
 
 from planner.core import Candidate
 from planner.profiling.replay import Draws, best_of_k, draw_orders, replay_votes
-from planner.strategies.scoring import AGGREGATIONS, Selection, select
-
-RULES: tuple[Selection, ...] = ("max", "vote")
+from planner.strategies.scoring import AGGREGATIONS, SELECTIONS, select
 
 
 def recorded(problems: int, samples: int, seed: int = 0) -> Draws:
@@ -62,7 +60,7 @@ def plain_loop(draws: Draws, problems: int, orders: int) -> dict[str, np.ndarray
     n = draws.present.shape[1]
     curves = {}
     for aggregation in AGGREGATIONS:
-        for selection in RULES:
+        for selection in SELECTIONS:
             right = [0.0] * n
             for p in range(problems):
                 codes, finished = draws.codes[p].tolist(), draws.finished[p].tolist()
@@ -85,7 +83,7 @@ def running_tallies(draws: Draws, problems: int, orders: int) -> None:
     """One pass over each order for each rule, keeping the leader."""
     index = draw_orders(draws, orders, seed=0).index.tolist()
     for aggregation in AGGREGATIONS:
-        for selection in RULES:
+        for selection in SELECTIONS:
             right = [0.0] * draws.present.shape[1]
             for p in range(problems):
                 codes, scores = draws.codes[p].tolist(), draws.scores[aggregation][p].tolist()

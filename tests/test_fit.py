@@ -17,8 +17,8 @@ from planner.policy.fit import fit_bank
 from planner.policy.folder import read_policy, write_policy
 from planner.policy.search import front, search
 from planner.policy.space import Space, mask
-from planner.policy.table import bucket_of
-from planner.profiling.outcomes import Configuration
+from planner.policy.table import bucket_of, budget_grid, fit_plans
+from planner.profiling.outcomes import Configuration, outcomes_from_bank
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +158,12 @@ def test_damaged_folders_are_refused(fitted, tmp_path) -> None:
     with pytest.raises(PolicyError, match="no policy folder"):
         write_policy(other, result.policy, {}, lambda path: path.mkdir())
     assert (other / "thesis.txt").read_text() == "keep"
+
+
+def test_the_best_fixed_plan_of_every_budget_is_among_the_plans(monkeypatch) -> None:
+    monkeypatch.setattr("planner.policy.table._MOST_PLANS", 12)  # too few for every bucket's front
+    outcomes = outcomes_from_bank(simulate(60, 16, seed=5)[0])
+    budgets = [multiple * outcomes.reference_cost for multiple in budget_grid(outcomes)]
+    fitted = fit_plans(outcomes, np.arange(60), budgets, trials=60, seed=0, verifier="prm")
+    assert len(fitted.plans) == 12
+    assert {fitted.best_fixed(budget) for budget in budgets} <= set(fitted.plans)

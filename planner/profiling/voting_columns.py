@@ -23,7 +23,6 @@ __all__ = ["OnRows", "Voting"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 OnRows: TypeAlias = "Callable[[list[int], Callable[[Recorded, list[int]], Floats]], Floats]"
 """Accuracy [rows, K] at K sizes from an estimate [P, K] for given samples."""

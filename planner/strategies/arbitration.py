@@ -11,7 +11,7 @@ from typing import ClassVar
 from planner.core import Answer, Candidate, Problem
 from planner.effects import Flow
 from planner.strategies.base import validate
-from planner.strategies.sampling import draw_until, score_finished
+from planner.strategies.sampling import score_finished
 from planner.strategies.scoring import Aggregation, aggregate, answer_with, conclude, odds
 from planner.strategies.stopping import AdaptiveMajority
 
@@ -85,10 +85,7 @@ class ArbitratedMajority:
 
     def solve(self, problem: Problem) -> Flow[Answer]:
         vote = self.vote
-        found, short = yield from draw_until(
-            problem, vote.ends, limit=self.max_n, batch=self.batch, temperature=self.temperature, top_p=self.top_p,
-            policy_model=self.policy_model,
-        )  # fmt: skip
+        found, short = yield from vote.draw(problem)
         read = [] if short or vote.ends(found) else self.read(found)
         if not read:
             return conclude(found, "last", "vote", out_of_budget=short)

@@ -150,9 +150,10 @@ class BestOfN:
 class OddsVote:
     """n samples, the finished ones scored; the answer with the largest sum of its scores' odds, score / (1 - score).
 
-    Weighted best-of-N with other weights: where a score is the probability that its sample is right, its odds are what
-    a vote should weigh (naive Bayes), and a score of .99 then counts ten times as much as one of .9. Against scores
-    that are no probabilities it is measured like any other strategy.
+    Weighted best-of-N with other weights. An answer's sum is its votes times its mean odds: as in Bayes' rule, its
+    share of the votes being the prior and the odds of a score, read as a probability, the evidence. A score of .99
+    counts eleven times as much as one of .9. With scores that are no probabilities it is measured like any other
+    strategy.
     """
 
     name: ClassVar[str] = "odds_vote"

@@ -93,8 +93,8 @@ def select(candidates: Sequence[Candidate], aggregation: Aggregation, selection:
     An unfinished candidate is never chosen over a finished one, nor an unscored over a scored one. `max` takes the
     highest aggregated score. `vote` sums aggregated scores (1 each where nothing is scored) by canonical answer and
     takes the winner's best-scored candidate; the answerless never vote, and where all are, the choice is as `max`.
-    `odds` sums the scores' odds instead: if a score is the probability that its candidate is right, these are what a
-    vote should weigh (as in naive Bayes, where each vote multiplies the odds of being right).
+    `odds` sums the scores' odds instead, which is an answer's votes times its mean odds: as in Bayes' rule, its share
+    of the votes being the prior and the odds of a score, read as a probability, the evidence.
     """
     pool = [c for c in candidates if c.finished] or list(candidates)
     pool = [c for c in pool if c.scores] or pool

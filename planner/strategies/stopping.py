@@ -109,8 +109,9 @@ class AdaptiveMajority:
         lengths = [c.generated_tokens for c in found if c.generated_tokens is not None]
         return self.gives_up(lengths) or self.stops(Counter(c.key for c in found if c.key is not None))
 
-    def solve(self, problem: Problem) -> Flow[Answer]:
-        found, short = yield from draw_until(
+    def draw(self, problem: Problem) -> Flow[tuple[list[Candidate], bool]]:
+        """The samples of the vote, and whether the budget ended it."""
+        return draw_until(
             problem,
             self.ends,
             limit=self.max_n,
@@ -119,4 +120,7 @@ class AdaptiveMajority:
             top_p=self.top_p,
             policy_model=self.policy_model,
         )
+
+    def solve(self, problem: Problem) -> Flow[Answer]:
+        found, short = yield from self.draw(problem)
         return conclude(found, "last", "vote", out_of_budget=short)
