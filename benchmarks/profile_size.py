@@ -69,7 +69,10 @@ def values(seen: Outcomes, whole: Outcomes, train: Ints, test: Ints, budgets: li
     """Mean accuracy on the held-out problems of the policy and of its best fixed strategy, [2, budgets]: learned from
     `train` in `seen`, measured in `whole`."""
     verifier = next((c.verifier for c in seen.configurations if c.verifier), None)
-    fitted = fit_plans(seen, train, budgets, trials=trials, seed=0, verifier=verifier)
+    predictor = fit_predictor(seen, train, seed=0)
+    fitted = fit_plans(
+        seen, train, budgets, trials=trials, seed=0, verifier=verifier, predictor=predictor
+    )  # fmt: skip
     document: dict[str, Any] = {
         "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
         "plans": plan_documents(fitted, seen), "table": table_document(fitted, budgets, seen.reference_cost),
@@ -77,13 +80,13 @@ def values(seen: Outcomes, whole: Outcomes, train: Ints, test: Ints, budgets: li
     table, plans = PlanTable.from_document(document), np.array(fitted.plans)
     place = {c.key: i for i, c in enumerate(whole.configurations)}
     column = np.array([place.get(seen.configurations[i].key, -1) for i in fitted.plans])
-    predictor = fit_predictor(seen, train, seed=0)
-    share = predictor.distribution([whole.prompts[i] or "" for i in test], BUCKET_EDGES)
+    prompts = [whole.prompts[i] or "" for i in test]
+    share, scale = predictor.distribution(prompts, BUCKET_EDGES), predictor.scales(prompts)
     cheapest = int(np.argmin(fitted.overall_p95[plans]))
     accuracy = whole.by_problem(whole.accuracy)[test]
     found = np.empty((2, len(budgets)))
     for s, budget in enumerate(budgets):
-        chosen = choose_plans(table, share, budget, allowed=column >= 0).plan
+        chosen = choose_plans(table, share, budget / scale, allowed=column >= 0).plan
         chosen = np.where(chosen < 0, cheapest, chosen)
         found[0, s] = accuracy[np.arange(len(test)), column[chosen]].mean()
         fixed = fitted.best_fixed(budget, np.isin(np.arange(len(seen.configurations)), plans[column >= 0]))

@@ -146,7 +146,7 @@ class Planner:
         if self.probe is None or not plan.probe:
             return None
         allowed = self.probe.runs_on(engines, verifier)
-        if allowed is None or not self.probe.fits(self.chooser.amount(budget), allowed):
+        if allowed is None or not self.probe.fits(self.chooser.amount(budget) / plan.cost_scale, allowed):
             return None
         return ProbedSolve(self.probe, plan, budget, allowed)
 

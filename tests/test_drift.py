@@ -23,7 +23,7 @@ from planner.serve.decision_log import DecisionLog
 def chooser(tmp_path_factory: pytest.TempPathFactory) -> Chooser:
     loaded = load(write_fixture(tmp_path_factory.mktemp("policy") / "fixture")).chooser
     # The fixture's counts are made up; here they are what its predictor sees in the prompts it was fitted on.
-    mix = loaded.difficulty(profiled(300))[0].mean(axis=0)
+    mix = loaded.outlook(profiled(300)).distribution.mean(axis=0)
     counts = dict(zip(loaded.table.buckets, (300 * mix).tolist(), strict=True))
     return Chooser({**loaded.document, "bucket_counts": counts}, loaded.predictor, None)
 

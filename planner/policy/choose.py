@@ -6,7 +6,7 @@ The evaluation calls the same function as `Planner.choose`, so what is reported 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,10 +35,11 @@ class PlanTable:
 
     `accuracy`, `low`, `high`, `cost`, `p95` are [C, B] (a bucket without measurement takes the plan's overall figure);
     `seconds` (mean) and `seconds_p99` are [C, B], NaN where unknown; `parts` [C, B, 3] is cost by policy model,
-    verifier and probe; `budgets` [R] rises; `candidates` [R, C] marks the plans that the rows up to this one name:
-    their cells' plans, which stand where a gain was significant, and their best fixed ones. `cells` [R, B] is the plan
-    of each cell, `fallback` [R, B] whether it is the best fixed one for want of significance; `best_fixed` [R], -1
-    unknown; `votes` [C] whether a plan counts votes over answers.
+    verifier and probe; `budgets` [R] rises; `named_from` [C] is the budget from which on a plan is a candidate: the
+    first at which it is a cell's plan, which stands where a gain was significant, or the best fixed one (infinite:
+    never; without rows every plan is one at any budget). `cells` [R, B] is the plan of each cell, `fallback` [R, B]
+    whether it is the best fixed one for want of significance; `best_fixed` [R], -1 unknown; `votes` [C] whether a plan
+    counts votes over answers.
     """
 
     buckets: tuple[str, ...]
@@ -51,7 +52,7 @@ class PlanTable:
     seconds: Floats
     seconds_p99: Floats
     budgets: Floats
-    candidates: NDArray[np.bool_]
+    named_from: Floats
     cells: NDArray[np.int64]
     fallback: NDArray[np.bool_]
     best_fixed: NDArray[np.int64]
@@ -63,9 +64,9 @@ class PlanTable:
         return np.ascontiguousarray(np.stack([self.accuracy, self.cost, self.p95]).transpose(2, 0, 1))
 
     @cached_property
-    def named(self) -> tuple[tuple[int, ...], ...]:
-        """`candidates` as the places of the marked plans, [R] tuples."""
-        return tuple(tuple(row.nonzero()[0].tolist()) for row in self.candidates)
+    def _named(self) -> list[float]:
+        named: list[float] = self.named_from.tolist()
+        return named
 
     @cached_property
     def _steps(self) -> list[float]:
@@ -109,10 +110,9 @@ class PlanTable:
         cells = np.full((len(table), len(buckets)), -1)
         fallback = np.zeros(cells.shape, np.bool_)
         best_fixed = np.full(len(table), -1)
-        candidates = np.zeros((len(table), len(plans)), np.bool_)
+        budgets = np.array([float(row["budget"]) for row in table])
+        named_from = np.full(len(plans), np.inf if len(table) else -np.inf)
         for r, row in enumerate(table):
-            if r:
-                candidates[r] = candidates[r - 1]
             best_fixed[r] = -1 if row.get("best_fixed") is None else row["best_fixed"]
             for b, bucket in enumerate(buckets):
                 cell = row["cells"].get(bucket) or {}
@@ -121,7 +121,10 @@ class PlanTable:
             named = np.array([*cells[r], best_fixed[r]])
             if named.max() >= len(plans):
                 raise ValueError(f"row {r} of the table names plan {named.max()} of {len(plans)}")
-            candidates[r, named[named >= 0]] = True
+            named = named[named >= 0]
+            named_from[named] = np.minimum(named_from[named], budgets[r])
+        # Between rows, as far as the policy tells.
+        named_from = np.fmin(named_from, [_number(plan.get("named_from"), np.nan) for plan in plans])
         parts = np.stack([column("cost", key, default=0.0) for key in ("policy", "verifier", "probe")], axis=2)
         # Where only totals are known, all of it is the policy model's.
         parts[:, :, 0] = np.where(parts.sum(2) > 0, parts[:, :, 0], cost)
@@ -135,8 +138,8 @@ class PlanTable:
             p95,
             _seconds(plans, buckets, "mean"),
             _seconds(plans, buckets, "p99"),
-            np.array([float(row["budget"]) for row in table]),
-            candidates,
+            budgets,
+            named_from,
             cells,
             fallback,
             best_fixed,
@@ -182,8 +185,8 @@ def choose_plans(
     """Choose for each row of `distribution` [P, B] under `budget` (one for all, or [P]; the policy's unit).
 
     METHODS section 7: of the plans whose 95th-percentile cost, averaged over the distribution, is within the budget,
-    the one with the highest expected accuracy; ties within `TIE` to the cheapest. Candidates are the plans that the
-    table names at budgets within this one, so that what was not significant while fitting is not chosen here by the
+    the one with the highest expected accuracy; ties within `TIE` to the cheapest. Candidates are the plans that are
+    named at budgets within this one, so that what was not significant while fitting is not chosen here by the
     back door; where none of those fits (a budget below the table), every plan is a candidate. `allowed` [C], or
     [P, C] for each prompt, leaves plans out.
     """
@@ -208,14 +211,10 @@ def choose_one(table: PlanTable, distribution: Floats, budget: float, allowed: N
     # Bucket after bucket, as `mean_over` adds them up.
     means = np.add.reduce(distribution[:, None, None] * table.by_bucket, axis=0)
     expected, cost, p95 = means.tolist()
-    limit, row = budget * FITS, table.row(budget)
-    everything = range(len(expected))
-    candidates: Sequence[int] = everything if row < 0 else table.named[row]
-    for pool in (candidates, everything):
-        within = [i for i in pool if p95[i] <= limit and (allowed is None or allowed[i])]
-        if within:
-            break
-    else:
+    limit, named = budget * FITS, table._named
+    fits = [i for i, needed in enumerate(p95) if needed <= limit and (allowed is None or allowed[i])]
+    within = [i for i in fits if named[i] <= limit] or fits
+    if not within:
         return -1
     best = max(expected[i] for i in within)
     floor = -1.0 if best < HOPELESS else best - TIE
@@ -229,10 +228,8 @@ def _choose(table: PlanTable, distribution: Floats, budgets: Floats, allowed: ND
     fits = p95 <= budgets[:, None] * FITS
     if allowed is not None:
         fits &= allowed
-    if len(table.budgets):
-        row = table.budgets.searchsorted(budgets * FITS, side="right") - 1
-        named = fits & table.candidates[np.maximum(row, 0)] & (row >= 0)[:, None]
-        fits = np.where(named.any(axis=1, keepdims=True), named, fits)
+    named = fits & (table.named_from <= budgets[:, None] * FITS)
+    fits = np.where(named.any(axis=1, keepdims=True), named, fits)
     best = np.where(fits, expected, -np.inf).max(1)
     hopeless = best < HOPELESS
     floor = np.where(hopeless, -1.0, best - TIE)

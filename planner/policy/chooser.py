@@ -29,7 +29,7 @@ from planner.policy.plan import amount_text, describe
 from planner.policy.predictor import DifficultyPredictor
 from planner.strategies import Strategy, from_dict
 
-__all__ = ["Chooser", "Look", "flops_per_token", "share_budget"]
+__all__ = ["Chooser", "Look", "Outlook", "flops_per_token", "share_budget"]
 
 _CHUNK = 128
 """Prompts whose features are taken together: few enough for their arrays to stay in the processor's cache."""
@@ -45,10 +45,22 @@ def flops_per_token(shape: ModelShape) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Success probability `predicted` [P], `strangeness` [P] (NaN unknown) and whether each prompt seems open-ended
-    [P]."""
+    """Success probability `predicted` [P], `strangeness` [P] (NaN unknown), cost `scale` [P] and whether each prompt
+    seems open-ended [P]."""
 
     predicted: Floats
+    strangeness: Floats
+    scale: Floats
+    open_ended: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What plans are chosen by: bucket `distribution` [P, B], cost `scale` [P] in multiples of a typical prompt's,
+    `strangeness` [P] (NaN unknown) and whether each prompt seems open-ended [P]."""
+
+    distribution: Floats
+    scale: Floats
     strangeness: Floats
     open_ended: Mask
 
@@ -85,44 +97,31 @@ class Chooser:
         for what is no text, BudgetError where the budget pays for no plan, CapabilityError where none is allowed.
         """
         require_texts(prompts)
-        amount = self.amount(budget)
-        amounts = np.full(len(prompts), amount)
-        distribution, strangeness, open_ended = self.difficulty(prompts)
-        index = self._best(distribution, amounts, open_ended, allowed, budget)
+        amounts = np.full(len(prompts), self.amount(budget))
+        outlook = self.outlook(prompts)
+        index = self._best(outlook, amounts, allowed, budget)
         usual, propensity = index, np.ones(len(index))
         if explore > 0:
             index, propensity = self._explore(
-                distribution, amounts, open_ended, allowed, budget, usual, explore, draw or random.Random()
+                outlook, amounts, allowed, budget, usual, explore, draw or random.Random()
             )
         token = os.urandom(12).hex()
-        return Decisions(
-            self,
-            budget,
-            amounts,
-            distribution,
-            strangeness,
-            open_ended,
-            allowed,
-            index,
-            usual,
-            propensity,
-            token,
-            probing,
-        )
+        return Decisions(self, budget, amounts, outlook, allowed, index, usual, propensity, token, probing)
 
-    def difficulty(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
-        """Bucket distribution [P, B], strangeness [P] (NaN unknown) and whether each prompt seems open-ended [P].
-
-        Prompts unlike anything profiled get the profiled base rates.
-        """
+    def outlook(self, prompts: Sequence[str]) -> Outlook:
+        """What the prompts tell; those unlike anything profiled get the profiled base rates."""
         if self.predictor.trees is None and self.predictor.familiarity is None:
-            base = np.repeat(self.base_rates[None], len(prompts), axis=0)
-            return base, np.full(len(prompts), np.nan), np.array([looks_open_ended(p) for p in prompts], np.bool_)
+            base, ones = np.repeat(self.base_rates[None], len(prompts), axis=0), np.ones(len(prompts))
+            return Outlook(base, ones, ones * np.nan, np.array([looks_open_ended(p) for p in prompts], np.bool_))
         if len(prompts) <= _CHUNK:
             return self._predict(prompts)
         pieces = [self._predict(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
-        distributions, strangeness, open_ended = zip(*pieces, strict=True)
-        return np.concatenate(distributions), np.concatenate(strangeness), np.concatenate(open_ended)
+        return Outlook(
+            np.concatenate([piece.distribution for piece in pieces]),
+            np.concatenate([piece.scale for piece in pieces]),
+            np.concatenate([piece.strangeness for piece in pieces]),
+            np.concatenate([piece.open_ended for piece in pieces]),
+        )
 
     def describe_prompt(self, prompt: str) -> dict[str, Any]:
         """What a log may keep of a prompt, no text: its counts that are not 0, its strangeness (None unknown)."""
@@ -142,9 +141,10 @@ class Chooser:
         for row, (worded, prompt) in enumerate(zip(open_ended.tolist(), prompts, strict=True)):
             if worded or not prompt.isascii():
                 open_ended[row] = looks_open_ended(prompt)
-        return Look(*predictor.look(extracted, prompts), open_ended)
+        told, strangeness = predictor.look(extracted, prompts)
+        return Look(told, strangeness, predictor.scale(extracted, strangeness), open_ended)
 
-    def _predict(self, prompts: Sequence[str]) -> tuple[Floats, Floats, Mask]:
+    def _predict(self, prompts: Sequence[str]) -> Outlook:
         predictor, found = self.predictor, self.look(prompts)
         if predictor.constant:
             distribution = np.repeat(self.base_rates[None], len(prompts), axis=0)
@@ -154,7 +154,7 @@ class Chooser:
             strange = found.strangeness > 1
             if strange.any():
                 distribution[strange] = self.base_rates
-        return distribution, found.strangeness, found.open_ended
+        return Outlook(distribution, found.scale, found.strangeness, found.open_ended)
 
     def mask(self, allowed: Mask | None, open_ended: bool) -> Mask | None:
         """The plans [C] that may be chosen; a prompt without a checkable answer gets no vote, where there is another
@@ -164,36 +164,33 @@ class Chooser:
         without = ~self.table.votes if allowed is None else allowed & ~self.table.votes
         return without if without.any() else allowed
 
-    def _best(
-        self, distribution: Floats, amounts: Floats, open_ended: Mask, allowed: Mask | None, budget: Budget
-    ) -> NDArray[np.int64]:
+    def _best(self, outlook: Outlook, amounts: Floats, allowed: Mask | None, budget: Budget) -> NDArray[np.int64]:
+        distribution, open_ended = outlook.distribution, outlook.open_ended
         quick = in_time(self.table, distribution, budget)
         if len(distribution) == 1:
             mask = self.mask(allowed, bool(open_ended[0]))
-            only = choose_one(
-                self.table, distribution[0], float(amounts[0]), both(mask, None if quick is None else quick[0])
-            )
+            typical = float(amounts[0]) / float(outlook.scale[0])
+            only = choose_one(self.table, distribution[0], typical, both(mask, None if quick is None else quick[0]))
             if only < 0:
-                self._refuse(distribution[0], mask, budget)
+                self._refuse(outlook, 0, mask, budget)
             return np.array([only])
-        index = np.full(len(distribution), -1)
+        index, typically = np.full(len(distribution), -1), amounts / outlook.scale
         for is_open in (False, True):
             rows = np.flatnonzero(open_ended == is_open)
             if not len(rows):
                 continue
             mask = self.mask(allowed, is_open)
             left = both(mask, None if quick is None else quick[rows])
-            plan = choose_plans(self.table, distribution[rows], amounts[rows], allowed=left).plan
+            plan = choose_plans(self.table, distribution[rows], typically[rows], allowed=left).plan
             if plan.min() < 0:
-                self._refuse(distribution[rows[plan < 0][0]], mask, budget)
+                self._refuse(outlook, int(rows[plan < 0][0]), mask, budget)
             index[rows] = plan
         return index
 
     def _explore(
         self,
-        distribution: Floats,
+        outlook: Outlook,
         amounts: Floats,
-        open_ended: Mask,
         allowed: Mask | None,
         budget: Budget,
         usual: NDArray[np.int64],
@@ -201,19 +198,20 @@ class Chooser:
         draw: random.Random,
     ) -> tuple[NDArray[np.int64], Floats]:
         index, propensity = usual.copy(), np.ones(len(usual))
-        fits = mean_over(distribution, self.table.p95) <= amounts[:, None] * FITS
-        quick = in_time(self.table, distribution, budget)
+        fits = mean_over(outlook.distribution, self.table.p95) <= (amounts / outlook.scale)[:, None] * FITS
+        quick = in_time(self.table, outlook.distribution, budget)
         fits = fits if quick is None else fits & quick
         for row in range(len(usual)):
-            mask = self.mask(allowed, bool(open_ended[row]))
+            mask = self.mask(allowed, bool(outlook.open_ended[row]))
             pool = np.flatnonzero(fits[row] if mask is None else fits[row] & mask)
             if draw.random() < share:
                 index[row] = draw.choice(pool.tolist())
             propensity[row] = share / len(pool) + (1 - share) * (index[row] == usual[row])
         return index, propensity
 
-    def _refuse(self, distribution: Floats, allowed: Mask | None, budget: Budget) -> None:
-        p95 = self.table.p95 @ distribution
+    def _refuse(self, outlook: Outlook, row: int, allowed: Mask | None, budget: Budget) -> None:
+        distribution = outlook.distribution[row]
+        p95 = self.table.p95 @ distribution * outlook.scale[row]
         if allowed is not None:
             if not allowed.any():
                 raise CapabilityError("no plan of this policy can run here", hint="Give its engine and verifier")
@@ -244,6 +242,12 @@ class Chooser:
         rate = np.array([self.predictor.base_rate])
         only: Floats = self.predictor.distribution_of(rate, self.document["bucket_edges"])[0]
         return only
+
+    @property
+    def most(self) -> float:
+        """What pays for every plan and prompt, in the policy's unit."""
+        scale = self.predictor.cost_scale
+        return float(max(self.table.p95.max(), *self.table.budgets[-1:])) * (1.0 if scale is None else scale.high)
 
     # --- units ----------------------------------------------------------------------------------------------------
 
@@ -289,25 +293,22 @@ def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, all
             hint="Give each prompt its own seconds, or the total in another unit",
         )  # fmt: skip
     table, amount = chooser.table, chooser.amount(total)
-    distribution, strangeness, open_ended = chooser.difficulty(prompts)
-    p95 = mean_over(distribution, table.p95)
+    outlook = chooser.outlook(prompts)
+    p95 = mean_over(outlook.distribution, table.p95) * outlook.scale[:, None]
     for is_open in (False, True):
         mask = chooser.mask(allowed, is_open)
-        rows = np.flatnonzero(open_ended == is_open)
+        rows = np.flatnonzero(outlook.open_ended == is_open)
         if mask is not None:
             p95[np.ix_(rows, np.flatnonzero(~mask))] = np.inf
-    if len(table.budgets):
-        # As for single prompts, only what the table names, so that nothing comes in that was not significant; beside
-        # each prompt's cheapest plan.
-        shut = np.broadcast_to(~table.candidates[-1], p95.shape).copy()
-        shut[np.arange(len(p95)), p95.argmin(axis=1)] = False
-        p95[shut] = np.inf
-    found = allocate(mean_over(distribution, table.accuracy), p95, amount)
+    # As for single prompts, only what the table names, so that nothing comes in that was not significant; beside each
+    # prompt's cheapest plan.
+    shut = np.broadcast_to(np.isposinf(table.named_from), p95.shape).copy()
+    shut[np.arange(len(p95)), p95.argmin(axis=1)] = False
+    p95[shut] = np.inf
+    found = allocate(mean_over(outlook.distribution, table.accuracy), p95, amount)
     amounts = p95[np.arange(len(prompts)), found.plan] * max(1.0, amount / found.cost)
     ones, token = np.ones(len(prompts)), os.urandom(12).hex()
-    return Decisions(
-        chooser, None, amounts, distribution, strangeness, open_ended, allowed, found.plan, found.plan, ones, token
-    )
+    return Decisions(chooser, None, amounts, outlook, allowed, found.plan, found.plan, ones, token)
 
 
 def require_texts(prompts: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.core import stable_hash
+from planner.policy.choose import FITS
 from planner.policy.evaluate import BASELINES, METHODS, HeldOut, Track
 from planner.policy.statistics import (
     Resamples,
@@ -16,11 +17,21 @@ from planner.policy.statistics import (
     detectable_difference,
     percentile_interval,
     rank_correlation,
+    share_within,
 )
 from planner.policy.table import BUCKET_EDGES, bucket_of
 from planner.profiling.outcomes import Outcomes
 
-__all__ = ["budget_comparisons", "by_problem", "curves", "efficiency", "gap_closed", "part_costs", "predictor_figures"]
+__all__ = [
+    "budget_comparisons",
+    "by_problem",
+    "cost_figures",
+    "curves",
+    "efficiency",
+    "gap_closed",
+    "part_costs",
+    "predictor_figures",
+]
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +45,7 @@ def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) 
     table's budgets."""
     entries = []
     for s in range(0, len(held.budgets), 2):
-        methods = {name: _method(held.tracks[name], s, outcomes, resamples) for name in METHODS}
+        methods = {name: _method(held.tracks[name], s, held.budgets[s], outcomes, resamples) for name in METHODS}
         policy = outcomes.by_problem(held.tracks["policy"].accuracy[:, s])
         differences = {}
         for name, entry in methods.items():
@@ -74,13 +85,16 @@ def by_problem(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
     return {"problems": " ".join(keys), "budgets": held.budgets[::2], "thousandths": rows}
 
 
-def _method(track: Track, setting: int, outcomes: Outcomes, resamples: Resamples) -> dict[str, Any] | None:
+def _method(
+    track: Track, setting: int, budget: float, outcomes: Outcomes, resamples: Resamples
+) -> dict[str, Any] | None:
     accuracy = outcomes.by_problem(track.accuracy[:, setting])
     if np.isnan(accuracy).any():
         return None
     prefill, decode, verifier = (float(p) for p in track.parts[:, :, setting].mean(axis=1))
     top = track.plans[setting].most_common(2)
     share = top[0][1] / track.plans[setting].total()
+    rows, chosen = np.arange(len(track.chosen)), track.chosen[:, setting]
     plan = top[0][0] if len(top) == 1 else f"{len(track.plans[setting])} plans, most often {top[0][0]} ({share:.0%})"
     return {
         "accuracy": float(accuracy.mean()),
@@ -89,6 +103,7 @@ def _method(track: Track, setting: int, outcomes: Outcomes, resamples: Resamples
         "cost_parts": {
             "prefill": prefill, "decode": decode, "verifier": None if np.isnan(verifier) else verifier, "probe": 0.0,
         },
+        "within_budget": share_within(track.cost[:, setting], outcomes.cost_p95[rows, chosen], budget * FITS),
         "plan": plan,
     }  # fmt: skip
 
@@ -207,6 +222,23 @@ def predictor_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:
         "log_loss_gain_ci": list(percentile_interval(gain[draws].mean(axis=1))),
         "spearman": rank_correlation(p, true), "spearman_ci": _interval([rank for _, rank in again]),
         "calibration_error": error, "calibration_error_ci": _interval([e for e, _ in again]), "confusion": confusion,
+    }  # fmt: skip
+
+
+def cost_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any] | None:
+    """How well prompts told what an answer costs, on held-out problems: rank correlation, explained share of the
+    variance of log-cost, and a sample's 95th-percentile cost over its mean as it is and per unit of scale. None where
+    all prompts were taken as typical."""
+    costs = outcomes.sample_costs
+    if not costs.shape[1] or (held.scale == 1).all():
+        return None
+    centred = np.log(costs) - np.log(costs).mean(axis=0)
+    cost, scale = np.exp(centred.mean(axis=1)), held.scale
+    error = np.log(cost) - np.log(scale)
+    return {
+        "spearman": rank_correlation(scale, cost), "explained": float(1 - error.var() / np.log(cost).var()),
+        **{name: float(np.quantile(values, 0.95) / values.mean())
+           for name, values in (("p95_over_mean", cost), ("p95_over_mean_scaled", cost / scale))},
     }  # fmt: skip
 
 

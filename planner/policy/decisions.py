@@ -14,7 +14,7 @@ from planner.policy.deadline import in_time, seconds_text
 from planner.policy.plan import Plan, amount_text
 
 if TYPE_CHECKING:
-    from planner.policy.chooser import Chooser
+    from planner.policy.chooser import Chooser, Outlook
 
 __all__ = ["Decisions", "both"]
 
@@ -41,9 +41,7 @@ class Decisions:
     chooser: Chooser
     shared: Budget | None
     amounts: Floats
-    distribution: Floats
-    strangeness: Floats
-    open_ended: Mask
+    outlook: Outlook
     allowed: Mask | None
     index: NDArray[np.int64]
     usual: NDArray[np.int64]
@@ -51,25 +49,31 @@ class Decisions:
     token: str
     probing: bool = False
 
+    def typical(self, row: int) -> float:
+        """The budget that the table is read at: what this prompt's is worth to a typical prompt."""
+        return float(self.amounts[row]) / float(self.outlook.scale[row])
+
     def budget_of(self, row: int) -> Budget:
         if self.shared is not None:
             return self.shared
         return Budget(float(self.amounts[row]), "tokens" if self.chooser.unit == "tokens" else "flops")
 
     def mask_of(self, row: int) -> Mask | None:
-        quick = in_time(self.chooser.table, self.distribution[row][None], self.shared)
-        return both(self.chooser.mask(self.allowed, bool(self.open_ended[row])), None if quick is None else quick[0])
+        quick = in_time(self.chooser.table, self.outlook.distribution[row][None], self.shared)
+        return both(
+            self.chooser.mask(self.allowed, bool(self.outlook.open_ended[row])), None if quick is None else quick[0]
+        )
 
     def plans(self) -> list[Plan]:
         return [Plan(self, row) for row in range(len(self.index))]
 
     def warnings(self, row: int) -> tuple[str, ...]:
-        strangeness = float(self.strangeness[row])
+        strangeness = float(self.outlook.strangeness[row])
         texts = (
             self.chooser.warning,
             self.chooser.predictor.note,
             _UNFAMILIAR.format(strangeness) if strangeness > 1 else None,
-            _OPEN_ENDED if self.open_ended[row] else None,
+            _OPEN_ENDED if self.outlook.open_ended[row] else None,
         )
         return tuple(text for text in texts if text)
 
@@ -77,9 +81,14 @@ class Decisions:
         """Samples that solving draws before it chooses again, 0 for none: not for seconds, and not where there is no
         answer to agree on."""
         document = self.chooser.document.get("probe") if self.probing else None
-        if document is None or self.open_ended[row] or (self.shared is not None and self.shared.seconds is not None):
+        if (
+            document is None
+            or self.outlook.open_ended[row]
+            or (self.shared is not None and self.shared.seconds is not None)
+        ):
             return 0
-        return int(document["samples"]) if self.amounts[row] >= document["from_budget"] * (1 - 1e-9) else 0
+        pays = self.amounts[row] >= document["from_budget"] * (1 - 1e-9)
+        return int(document["samples"]) if pays and self.typical(row) >= document.get("least", 0) * (1 - 1e-9) else 0
 
     def reason(self, row: int) -> str:
         """A sentence, and another where the plan begins with a probe."""
@@ -94,13 +103,13 @@ class Decisions:
 
     def _reason(self, row: int) -> str:
         chooser, table = self.chooser, self.chooser.table
-        index, weights, budget = int(self.index[row]), self.distribution[row], self.budget_of(row)
+        index, weights, budget = int(self.index[row]), self.outlook.distribution[row], self.budget_of(row)
         expected, cost = (
             float(mean_over(weights[None], values[index][None])[0, 0]) for values in (table.accuracy, table.cost)
         )
-        likely = int(weights.argmax())
+        scale, likely = float(self.outlook.scale[row]), int(weights.argmax())
         prompt = f"a prompt that is {table.buckets[likely]} with {weights[likely]:.0%} probability"
-        price = amount_text(cost, chooser.unit)
+        price = amount_text(cost * scale, chooser.unit)
         if budget.seconds is not None:
             price += f" in {seconds_text(float(weights @ table.seconds[index]))}"
         head = f"{chooser.names[index]} is expected to answer {prompt} correctly {expected:.1%} of the time for {price}"
@@ -119,7 +128,8 @@ class Decisions:
             return f"{head}: the best of the plans that fit {budget}; none fits it for every prompt."
         if fixed < 0:
             return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
-        if table.fallback[line, likely] and index == int(table.cells[line, likely]):
+        own = table.row(self.typical(row))
+        if own >= 0 and table.fallback[own, likely] and index == int(table.cells[own, likely]):
             return f"{head}: no other gain was significant there, so this is the best fixed strategy within {budget}."
         if index == fixed:
             return f"{head}: it is also the best fixed strategy within {budget}."
@@ -133,7 +143,7 @@ class Decisions:
 
     def _hopeless(self, row: int) -> bool:
         choice = choose_plans(
-            self.chooser.table, self.distribution[row][None], self.amounts[row], allowed=self.mask_of(row)
+            self.chooser.table, self.outlook.distribution[row][None], self.typical(row), allowed=self.mask_of(row)
         )
         return bool(choice.hopeless[0])
 

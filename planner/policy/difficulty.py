@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import InputError
+from planner.policy.boosting import Trial, choose_trees, grow, out_of_fold
 from planner.policy.calibrate import fit_far, fit_near, log_loss, prefers_isotonic, splits
+from planner.policy.cost_scale import fit_cost_scale
 from planner.policy.familiarity import Familiarity, held_out_shares
-from planner.policy.features import COUNTS, FeatureSpec, extract
+from planner.policy.features import FeatureSpec, extract
 from planner.policy.predictor import Calibration, DifficultyPredictor, Far, Spread
 from planner.policy.refine import fit_refinement
 from planner.policy.trees import Trees
@@ -38,38 +40,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """One way to grow trees."""
-
-    leaves: int
-    hashed: bool
-    fewest_problems: int
-
-    def parameters(self, problems: int, seed: int) -> dict[str, Any]:
-        return {
-            "objective": "cross_entropy",  # takes success shares in [0, 1] as labels
-            "num_leaves": self.leaves,
-            "learning_rate": 0.08,
-            "min_data_in_leaf": max(5, min(20, problems // 20)),
-            "lambda_l2": 5.0,
-            "feature_fraction": 0.4 if self.hashed else 0.7,
-            "bagging_fraction": 0.8,
-            "bagging_freq": 1,
-            "max_bin": 63,
-            "use_missing": False,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
-        }
-
-
-_TRIALS = (_Trial(4, False, 0), _Trial(4, True, 0), _Trial(15, True, 600))
-_ROUNDS = 160
-
-
 def fit_difficulty(
     prompts: Sequence[str | None],
     successes: NDArray[Any],
@@ -80,12 +50,14 @@ def fit_difficulty(
     folds: int = 5,
     policy_model: str | None = None,
     embeddings: Floats | None = None,
+    costs: Floats | None = None,
 ) -> DifficultyPredictor:
     """Fit on P problems with `successes` [P] (may be fractional) of `trials` [P]; 0 trials means unknown.
 
     With `groups` (templates, sources; problems without one stand alone) it also learns how much less to believe of
     prompts from a group that was not profiled. `embeddings` [P, E] (`planner.models.embedding`) refine predictions
-    where that helps on held-out problems, and are then computed for every prompt. Where no prompt is known the result
+    where that helps on held-out problems, and are then computed for every prompt. `costs` [P, M], what one sample of
+    each policy model costs, teach it each prompt's cost scale, too. Where no prompt is known the result
     predicts the base rate and its `note` says so. The same arguments give the same predictor. Raises InputError when
     nothing at all is known.
     """
@@ -114,7 +86,7 @@ def fit_difficulty(
         return DifficultyPredictor(
             spec=spec, trees=None, model_text="", calibration=Calibration(), spread=spread, familiarity=None,
             base_rate=base, problems=int(measured.sum()), policy_model=policy_model, note=why, fit_={},
-            oof_=oof, oof_apart_=oof,
+            oof_=oof, oof_apart_=oof, oof_scale_=np.ones(len(prompts)),
         )  # fmt: skip
 
     rows = np.flatnonzero(usable)
@@ -130,12 +102,11 @@ def fit_difficulty(
     trees: Trees | None = None
     note: str | None = None
     text, calibration = "", Calibration()
-    if best.rounds == 0:
+    if best.trial is None:
         note = f"prompts of {len(rows)} problems predict success no better than the base rate, which is used"
         out[rows] = out_apart[rows] = best.oof
     else:
-        assert best.trial is not None
-        text = _train(extracted.matrix, k / n, weight, best.trial, best.rounds, seed).model_to_string()
+        text = grow(extracted.matrix, k / n, weight, best.trial, best.rounds, seed)
         trees = Trees.from_text(text)
         isotonic = prefers_isotonic(best.oof, k / n, weight, fold)
         held = np.empty(len(rows))
@@ -152,7 +123,7 @@ def fit_difficulty(
         start, end = float(np.quantile(unseen[0], _FAMILIAR)), float(np.median(unseen[1]))
         if end > start:
             # Held-out groups look stranger than held-out problems do: the cases can be told apart.
-            raw = _out_of_fold(extracted.matrix, k / n, weight, apart, best.trial, best.rounds, seed)[-1]
+            raw = out_of_fold(extracted.matrix, k / n, weight, apart, best.trial, best.rounds, seed)[-1]
             each = make_folds(len(rows), _MOST_LEFT_OUT, seed=seed, groups=names)
             line, out_apart[rows] = fit_far(raw, k / n, weight, each)
             far = Far(line, start, end)
@@ -165,10 +136,15 @@ def fit_difficulty(
             out[rows] = found.oof_[0]
             out_apart[rows] = found.predict(out_apart[rows], embeddings[rows])
         fit |= {"embedding_penalty": found.penalty if embedding else None, "embedding_log_loss": found.log_loss}
+    scale = None if costs is None else fit_cost_scale(extracted.matrix, costs[rows], fold, seed=seed)
+    scales = np.ones(len(prompts))
+    if scale is not None and scale.oof_ is not None:
+        scales[rows] = scale.oof_
     return DifficultyPredictor(
         spec=spec, trees=trees, model_text=text, calibration=calibration, spread=_fit_spread(out[rows], k, n),
-        familiarity=familiarity, far=far, embedding=embedding, base_rate=base, problems=len(rows),
-        policy_model=policy_model, note=note, fit_=fit, oof_=out, oof_apart_=out_apart,
+        familiarity=familiarity, far=far, embedding=embedding, cost_scale=scale, base_rate=base,
+        problems=len(rows), policy_model=policy_model, note=note, fit_=fit, oof_=out, oof_apart_=out_apart,
+        oof_scale_=scales,
     )  # fmt: skip
 
 
@@ -197,9 +173,9 @@ def make_folds(count: int, folds: int, *, seed: int, groups: Sequence[str | None
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """The winner: `oof` [P] log-odds out of fold at `rounds`, or base rates (as probabilities) when `rounds` is 0."""
+    """The winner: `oof` [P] log-odds out of fold at `rounds`, or base rates (as probabilities) without a trial."""
 
-    trial: _Trial | None
+    trial: Trial | None
     rounds: int
     oof: Floats
     loss: float
@@ -211,39 +187,13 @@ def _search(matrix: Floats, label: Floats, weight: Floats, fold: Ints, seed: int
     for train, test in splits(fold):
         constant[test] = np.clip(np.average(label[train], weights=weight[train]), _EPSILON, 1 - _EPSILON)
     base_loss = log_loss(constant, label, weight)
-    best = _Best(None, 0, constant, base_loss, base_loss)
-    for trial in _TRIALS:
-        if len(label) < trial.fewest_problems:
-            continue
-        raw = _out_of_fold(matrix, label, weight, fold, trial, _ROUNDS, seed)
-        loss = np.array([log_loss(1 / (1 + np.exp(-r)), label, weight) for r in raw])
-        at = int(loss.argmin())
-        if loss[at] < best.loss:
-            best = _Best(trial, at + 1, raw[at], float(loss[at]), base_loss)
-    return best
-
-
-def _out_of_fold(
-    matrix: Floats, label: Floats, weight: Floats, fold: Ints, trial: _Trial, rounds: int, seed: int
-) -> Floats:
-    """Log-odds of held-out problems after each tree, [rounds, P]; trees that could not be grown repeat the last."""
-    raw = np.empty((rounds, len(label)))
-    for train, test in splits(fold):
-        model = _train(matrix[train], label[train], weight[train], trial, rounds, seed)
-        staged = Trees.from_text(model.model_to_string()).leaves(matrix[test]).cumsum(axis=1).T
-        raw[:, test] = np.concatenate((staged, np.repeat(staged[-1:], rounds - len(staged), axis=0)))
-    return raw
-
-
-def _train(matrix: Floats, label: Floats, weight: Floats, trial: _Trial, rounds: int, seed: int) -> Any:
-    import lightgbm
-
-    if not trial.hashed:  # a constant column is never split on, and the model keeps its number of features
-        matrix = matrix.copy()
-        matrix[:, len(COUNTS) :] = 0
-    parameters = trial.parameters(len(label), seed)
-    data = lightgbm.Dataset(matrix, label, weight=weight, params=parameters)
-    return lightgbm.train(parameters, data, num_boost_round=rounds)
+    best = choose_trees(
+        matrix, label, weight, fold, objective="cross_entropy", seed=seed,
+        loss=lambda raw: log_loss(1 / (1 + np.exp(-raw)), label, weight),
+    )  # fmt: skip
+    if best.loss >= base_loss:
+        return _Best(None, 0, constant, base_loss, base_loss)
+    return _Best(best.trial, best.rounds, best.oof, best.loss, base_loss)
 
 
 def _base_rate(k: Floats, n: Floats) -> float:

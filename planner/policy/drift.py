@@ -235,7 +235,8 @@ def _estimates(
     known = ~np.isnan(rated)
     if not (propensity[known] < 1).any():
         return
-    fits = mix @ chooser.table.p95.T <= amount[:, None] * (1 + 1e-9)
+    scale = np.array([d.get("cost_scale", 1.0) for d in decisions])
+    fits = mix @ chooser.table.p95.T * scale[:, None] <= amount[:, None] * (1 + 1e-9)
     rng = np.random.default_rng(seed)
     for plan, name in enumerate(chooser.names):
         rows = np.flatnonzero(known & fits[:, plan])

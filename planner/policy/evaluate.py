@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,9 +81,9 @@ class FoldFit:
 class HeldOut:
     """What cross-validation measured. `budgets` [S]; `levels` are the N at which baselines set accuracy levels.
 
-    `predicted` [problems] and `distribution` [problems, B] come from the predictor of the fold that held the problem
-    out; `base` [problems] is that fold's base rate. `chosen` and `held` are accuracies of the policy with oracle
-    difficulty on training and held-out problems, [folds, S]. `folds` are what each fold fitted.
+    `predicted` [problems], `distribution` [problems, B] and `scale` [problems] come from the predictor of the fold that
+    held the problem out; `base` [problems] is that fold's base rate. `chosen` and `held` are accuracies of the policy
+    with oracle difficulty on training and held-out problems, [folds, S]. `folds` are what each fold fitted.
     """
 
     budgets: list[float]
@@ -93,6 +93,7 @@ class HeldOut:
     predicted: Floats
     distribution: Floats
     base: Floats
+    scale: Floats
     chosen: list[Floats] = field(default_factory=list)
     held: list[Floats] = field(default_factory=list)
     folds: list[FoldFit] = field(default_factory=list)
@@ -119,7 +120,7 @@ def cross_validate(
         tracks={name: Track.empty(rows, len(budgets)) for name in METHODS},
         at_n={name: Track.empty(rows, len(levels)) for name in BASELINES},
         predicted=np.full(problems, np.nan), distribution=np.full((problems, len(BUCKET_EDGES)), np.nan),
-        base=np.full(problems, np.nan),
+        base=np.full(problems, np.nan), scale=np.ones(problems),
     )  # fmt: skip
     folds = int(fold.max()) + 1
     for f in range(folds):
@@ -127,12 +128,15 @@ def cross_validate(
             progress(f)
         train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
         predictor = fit_predictor(outcomes, train, seed=seed, embeddings=embeddings)
-        held.predicted[test] = predictor.predict([outcomes.prompts[i] or "" for i in test])
+        prompts = [outcomes.prompts[i] or "" for i in test]
+        held.predicted[test], held.scale[test] = predictor.predict(prompts), predictor.scales(prompts)
         held.base[test] = predictor.base_rate
         held.distribution[test] = predictor.distribution_of(held.predicted[test], BUCKET_EDGES)
-        fitted = fit_plans(outcomes, train, budgets[::2], trials=trials, seed=seed, verifier=verifier)
+        fitted = fit_plans(
+            outcomes, train, budgets[::2], trials=trials, seed=seed, verifier=verifier, predictor=predictor
+        )
         held.folds.append(FoldFit(train, test, predictor, fitted))
-        _policy(held, outcomes, fitted, train, test)
+        _policy(held, outcomes, held.folds[-1])
         _fixed(held, outcomes, fitted, strategy, samples, np.flatnonzero(np.isin(outcomes.problem_index, test)))
     put_oracle(held, outcomes)
     return held
@@ -141,24 +145,24 @@ def cross_validate(
 def fit_predictor(
     outcomes: Outcomes, problems: Ints, *, seed: int, embeddings: Floats | None = None
 ) -> DifficultyPredictor:
-    """The difficulty predictor of the reference model, from these problems' samples."""
+    """The difficulty predictor of the reference model, from these problems' samples, which foretells costs, too."""
     from planner.policy.difficulty import fit_difficulty
 
+    costs = outcomes.sample_costs
     return fit_difficulty(
         [outcomes.prompts[i] for i in problems], outcomes.successes[problems], outcomes.trials[problems],
         groups=[outcomes.groups[i] for i in problems], seed=seed, policy_model=outcomes.reference_model,
         embeddings=None if embeddings is None else embeddings[problems],
+        costs=costs[problems] if costs.shape[1] else None,
     )  # fmt: skip
 
 
-def _policy(held: HeldOut, outcomes: Outcomes, fitted: Fitted, train: Ints, test: Ints) -> None:
+def _policy(held: HeldOut, outcomes: Outcomes, fold: FoldFit) -> None:
     """The policy exactly as it would be deployed: through its own document and `choose_plans`."""
-    document: dict[str, Any] = {
-        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
-        "plans": plan_documents(fitted, outcomes),
-        "table": table_document(fitted, held.budgets[::2], outcomes.reference_cost),
-    }
-    table, plans = PlanTable.from_document(document), np.array(fitted.plans)
+    fitted, train, test = fold.fitted, fold.train, fold.test
+    table, plans = _table(outcomes, fitted, held.budgets[::2]), np.array(fitted.plans)
+    # Who knows the bucket needs no room for being wrong about it.
+    sure = _table(outcomes, replace(fitted, p95=fitted.known_p95), held.budgets[::2])
     cheapest = int(np.argmin(fitted.overall_p95[plans]))
     difficulty = outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan))
     if fitted.counts.sum():
@@ -173,16 +177,30 @@ def _policy(held: HeldOut, outcomes: Outcomes, fitted: Fitted, train: Ints, test
     ways = {"policy": held.distribution[outcomes.problem_index[rows]]}
     if (bucket >= 0).any():  # else nobody knows a difficulty, and there is no such method
         ways["policy_oracle_difficulty"] = known[rows]
+    scale = np.ones(len(outcomes.problem_ids))
+    scale[test] = held.scale[test]
+    if fold.predictor.oof_scale_ is not None:
+        scale[train] = fold.predictor.oof_scale_
+    scale = scale[outcomes.problem_index]
     chosen = np.empty(len(held.budgets))
     for s, budget in enumerate(held.budgets):
         for name, distribution in ways.items():
-            plan = choose_plans(table, distribution, budget).plan
+            plan = choose_plans(table if name == "policy" else sure, distribution, budget / scale[rows]).plan
             held.tracks[name].put(outcomes, rows, s, plans[np.where(plan < 0, cheapest, plan)])
-        plan = choose_plans(table, known[seen], budget).plan
+        plan = choose_plans(sure, known[seen], budget / scale[seen]).plan
         chosen[s] = outcomes.accuracy[seen, plans[np.where(plan < 0, cheapest, plan)]].mean()
     held.chosen.append(chosen)
     judged = "policy_oracle_difficulty" if "policy_oracle_difficulty" in ways else "policy"
     held.held.append(held.tracks[judged].accuracy[rows].mean(axis=0))
+
+
+def _table(outcomes: Outcomes, fitted: Fitted, budgets: list[float]) -> PlanTable:
+    document: dict[str, Any] = {
+        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
+        "plans": plan_documents(fitted, outcomes),
+        "table": table_document(fitted, budgets, outcomes.reference_cost),
+    }
+    return PlanTable.from_document(document)
 
 
 def _fixed(

@@ -124,8 +124,8 @@ def fit_bank(
     trial = try_probes(streams, outcomes, held, resamples, by_group=by_group, seed=seed)
     advance(folds + 1, "final fit")
     everything = np.arange(len(outcomes.problem_ids))
-    fitted = fit_plans(outcomes, everything, budgets, trials=trials, seed=seed, verifier=verifier)
     predictor = fit_predictor(outcomes, everything, seed=seed, embeddings=vectors)
+    fitted = fit_plans(outcomes, everything, budgets, trials=trials, seed=seed, verifier=verifier, predictor=predictor)
     compared = compare.budget_comparisons(held, outcomes, resamples)
     found = compare.curves(outcomes, resamples)
     missing = _missing(outcomes, bank.manifest, predictor.note)
@@ -139,7 +139,7 @@ def fit_bank(
         "budgets": compared,
         "curves": found,
         "difficulty": compare.predictor_figures(held, outcomes)
-        | {"features": useful_features(predictor)}
+        | {"features": useful_features(predictor), "cost": compare.cost_figures(held, outcomes)}
         | judge_predictors(streams, outcomes, held, by_group=by_group, embeddings=vectors, seed=seed),
         "costs": compare.part_costs(found),
         "drop": {"chosen": chosen, "held_out": kept},

@@ -154,7 +154,7 @@ def _unpriced(budgets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, columns: Ints) -> HeldOut:
     policy, table = document.policy, chooser.table
     rows, problems = len(outcomes.problem_index), len(outcomes.problem_ids)
-    distribution, predicted = _difficulty(chooser, outcomes)
+    distribution, predicted, scale = _difficulty(chooser, outcomes)
     budgets = sorted(float(b) for b in policy.get("budgets") or [row["budget"] for row in policy["table"]])
     dense = sorted({*budgets, *(b * 2**0.5 for b in budgets[:-1])})
     curves = _baselines(document.evaluation, outcomes)
@@ -164,6 +164,7 @@ def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, column
         tracks={name: Track.empty(rows, len(dense)) for name in METHODS},
         at_n={name: Track.empty(rows, len(levels)) for name in BASELINES},
         predicted=predicted, distribution=distribution, base=np.full(problems, chooser.predictor.base_rate),
+        scale=scale,
     )  # fmt: skip
     everything = np.arange(rows)
     allowed = columns >= 0
@@ -179,7 +180,7 @@ def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, column
         del ways["policy_oracle_difficulty"]
     for s, budget in enumerate(dense):
         for name, share in ways.items():
-            plan = choose_plans(table, share, budget, allowed=allowed).plan
+            plan = choose_plans(table, share, budget / scale[outcomes.problem_index], allowed=allowed).plan
             held.tracks[name].put(outcomes, everything, s, columns[np.where(plan < 0, cheapest, plan)])
         fixed = _fixed(table, budget, allowed, cheapest)
         held.tracks["best_fixed"].put(outcomes, everything, s, np.full(rows, columns[fixed]))
@@ -194,17 +195,18 @@ def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, column
     return held
 
 
-def _difficulty(chooser: Chooser, outcomes: Outcomes) -> tuple[Floats, Floats]:
-    """Bucket distribution [problems, B] as `choose` would have it, and predictions [problems]; base rates without a
-    prompt."""
+def _difficulty(chooser: Chooser, outcomes: Outcomes) -> tuple[Floats, Floats, Floats]:
+    """Bucket distribution [problems, B] as `choose` would have it, predictions and cost scales [problems]; base rates
+    and 1 without a prompt."""
     known = np.array([prompt is not None for prompt in outcomes.prompts])
     distribution = np.repeat(chooser.base_rates[None], len(known), axis=0)
-    predicted = np.full(len(known), chooser.predictor.base_rate)
+    predicted, scale = np.full(len(known), chooser.predictor.base_rate), np.ones(len(known))
     prompts = [prompt for prompt in outcomes.prompts if prompt is not None]
     if prompts:
-        distribution[known] = chooser.difficulty(prompts)[0]
+        outlook = chooser.outlook(prompts)
+        distribution[known], scale[known] = outlook.distribution, outlook.scale
         predicted[known] = chooser.predictor.predict(prompts)
-    return distribution, predicted
+    return distribution, predicted, scale
 
 
 def _fixed(table: PlanTable, budget: float, allowed: NDArray[np.bool_], cheapest: int) -> int:

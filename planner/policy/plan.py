@@ -56,11 +56,13 @@ class ExpectedCost:
 
 @dataclass(frozen=True, slots=True)
 class PlanContext:
-    """What `Plan.explain` looks things up in: the policy and this prompt's distribution [B] and allowed plans [C]."""
+    """What `Plan.explain` looks things up in: the policy and this prompt's distribution [B], cost scale and allowed
+    plans [C]; the table's costs are those of a prompt of scale 1."""
 
     document: Mapping[str, Any]
     table: PlanTable
     distribution: NDArray[np.float64]
+    scale: float
     allowed: NDArray[np.bool_] | None
     amount: float
     index: int
@@ -72,8 +74,9 @@ class Plan:
     `strategy`, `hyperparameters`, `policy_model`, `verifier` and `spec` (the frozen strategy) say what to run;
     `expected_accuracy` with `accuracy_interval` (95 %), `expected_cost`, `expected_seconds` and `seconds_p99` (for a
     prompt answered alone; None where the policy's engines were not timed) what to expect; `difficulty` maps each
-    bucket to its probability, hardest first; `propensity` is the probability with which this plan was chosen (1 unless
-    exploring). Plans are equal when all of that is; `decision_id` is each plan's own.
+    bucket to its probability, hardest first; `cost_scale` is how much dearer this prompt's plans are foretold to be
+    than a typical prompt's; `propensity` is the probability with which this plan was chosen (1 unless exploring). Plans
+    are equal when all of that is; `decision_id` is each plan's own.
     """
 
     __slots__ = ("_decisions", "_row")
@@ -129,8 +132,8 @@ class Plan:
     @property
     def expected_cost(self) -> ExpectedCost:
         chooser = self._decisions.chooser
-        policy, verifier, probe = (self._weights @ chooser.table.parts[self.index]).tolist()
-        p95 = self._mean(chooser.table.p95)
+        policy, verifier, probe = (self.cost_scale * (self._weights @ chooser.table.parts[self.index])).tolist()
+        p95 = self.cost_scale * self._mean(chooser.table.p95)
         return ExpectedCost(policy=policy, verifier=verifier, probe=probe, p95=p95, unit=chooser.unit)
 
     @property
@@ -145,6 +148,11 @@ class Plan:
     @property
     def difficulty(self) -> Mapping[str, float]:
         return dict(zip(self._decisions.chooser.table.buckets, self._weights.tolist(), strict=True))
+
+    @property
+    def cost_scale(self) -> float:
+        """What this prompt's plans are foretold to cost, in multiples of a typical prompt's."""
+        return float(self._decisions.outlook.scale[self._row])
 
     @property
     def reason(self) -> str:
@@ -175,6 +183,7 @@ class Plan:
             chooser.document,
             chooser.table,
             self._weights,
+            self.cost_scale,
             decisions.mask_of(row),
             float(decisions.amounts[row]),
             self.index,
@@ -182,7 +191,7 @@ class Plan:
 
     @property
     def _weights(self) -> NDArray[np.float64]:
-        weights: NDArray[np.float64] = self._decisions.distribution[self._row]
+        weights: NDArray[np.float64] = self._decisions.outlook.distribution[self._row]
         return weights
 
     def _seconds(self, values: NDArray[np.float64]) -> float | None:
@@ -224,6 +233,7 @@ class Plan:
             "expected_seconds": self.expected_seconds,
             "seconds_p99": self.seconds_p99,
             "difficulty": dict(self.difficulty),
+            "cost_scale": self.cost_scale,
             "propensity": self.propensity,
             "reason": self.reason,
             "warnings": list(self.warnings),
@@ -240,8 +250,11 @@ class Plan:
             "",
             "difficulty: " + ", ".join(f"{b} {share:.0%}" for b, share in self.difficulty.items()),
         ]
+        if self._decisions.chooser.predictor.cost_scale is not None:
+            lines.append(f"cost: {c.scale:.2f} times a typical prompt's")
         lines += ["", "alternatives within the budget (expected accuracy, mean cost, 95th percentile):"]
-        expected, cost, p95 = (values @ c.distribution for values in (c.table.accuracy, c.table.cost, c.table.p95))
+        expected = c.table.accuracy @ c.distribution
+        cost, p95 = (c.scale * (values @ c.distribution) for values in (c.table.cost, c.table.p95))
         seen: set[str] = set()
         plans = c.document["plans"]
         for i in sorted(range(len(plans)), key=lambda i: (i != c.index, -expected[i])):
@@ -259,11 +272,12 @@ class Plan:
         c = self.context
         # A plan comes into reach where its cost fits, or where the table first names it.
         p95 = mean_over(c.distribution[None], c.table.p95)[0]
-        steps = np.unique(np.concatenate((c.table.budgets, p95)))
+        named = c.table.named_from[np.isfinite(c.table.named_from)]
+        steps = c.scale * np.unique(np.concatenate((named, p95)))
         dearer = steps[steps > c.amount * FITS]
         if len(dearer):
             rows = np.broadcast_to(c.distribution, (len(dearer), len(c.distribution)))
-            choice = choose_plans(c.table, rows, dearer, allowed=c.allowed)
+            choice = choose_plans(c.table, rows, dearer / c.scale, allowed=c.allowed)
             better = np.flatnonzero(choice.expected_accuracy > self.expected_accuracy + TIE)
             if len(better):
                 i = int(better[0])

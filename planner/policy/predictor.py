@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import InputError, PolicyError
+from planner.policy.cost_scale import CostScale, remove
 from planner.policy.familiarity import Familiarity
 from planner.policy.features import Extracted, FeatureSpec, extract
 from planner.policy.refine import Refinement
@@ -140,8 +141,10 @@ class DifficultyPredictor:
 
     `trees` None: nothing could be learned from prompts, every prompt gets `base_rate`, and `note` says why. `embedding`
     refines predictions by the prompt's sentence embedding, which needs the package that carries the model.
+    `cost_scale` None: every prompt is taken to cost what a typical one does.
     `oof_` [P] are the calibrated out-of-fold predictions of the problems it was fitted on (NaN where nothing is known),
-    `oof_apart_` [P] those with a problem's whole group held out; they are not saved.
+    `oof_apart_` [P] those with a problem's whole group held out, `oof_scale_` [P] cost scales;
+    they are not saved.
     """
 
     spec: FeatureSpec
@@ -152,6 +155,7 @@ class DifficultyPredictor:
     familiarity: Familiarity | None
     far: Far | None = None
     embedding: Refinement | None = None
+    cost_scale: CostScale | None = None
     base_rate: float
     problems: int
     policy_model: str | None = None
@@ -159,6 +163,7 @@ class DifficultyPredictor:
     fit_: Mapping[str, Any]
     oof_: NDArray[np.float64] | None = None
     oof_apart_: NDArray[np.float64] | None = None
+    oof_scale_: NDArray[np.float64] | None = None
 
     @property
     def constant(self) -> bool:
@@ -177,6 +182,19 @@ class DifficultyPredictor:
         from planner.models.embedding import embed
 
         return self.embedding.predict(told, embed(prompts)), strangeness
+
+    def scale(self, extracted: Extracted, strangeness: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What an answer to each prompt costs, in multiples of a typical prompt's, [P]; a prompt unlike anything
+        profiled is never taken for a cheap one."""
+        if self.cost_scale is None:
+            return np.ones(len(extracted.matrix))
+        scale = self.cost_scale(extracted.matrix)
+        return np.where(strangeness > 1, np.maximum(scale, 1.0), scale)
+
+    def scales(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """`scale` from prompts."""
+        extracted = extract(prompts, self.spec)
+        return self.scale(extracted, self._by_words(extracted)[1])
 
     def _by_words(self, extracted: Extracted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         rows, familiarity = len(extracted.matrix), self.familiarity
@@ -275,6 +293,10 @@ class DifficultyPredictor:
             (path / _EMBEDDING).write_text(json.dumps(self.embedding.to_dict()) + "\n", encoding="utf-8")
         else:
             (path / _EMBEDDING).unlink(missing_ok=True)
+        if self.cost_scale is not None:
+            self.cost_scale.save(path)
+        else:
+            remove(path)
         return path
 
     @classmethod
@@ -321,6 +343,7 @@ class DifficultyPredictor:
             spread=spread,
             familiarity=None if familiarity is None else Familiarity.from_dict(familiarity, where=where),
             embedding=_embedding(path / _EMBEDDING),
+            cost_scale=CostScale.load(path, len(spec.names)),
             far=None if line is None else Far(Calibration(line[0], line[1]), line[2], line[3]),
             base_rate=base_rate,
             problems=problems,

@@ -30,7 +30,7 @@ from planner.effects import Effect, Flow, Generate, Score
 from planner.errors import OutOfBudget, PolicyError
 from planner.models.protocols import Engine, Verifier
 from planner.policy.choose import choose_one
-from planner.policy.chooser import Chooser
+from planner.policy.chooser import Chooser, Outlook
 from planner.policy.decisions import Decisions
 from planner.policy.equipment import runnable
 from planner.policy.plan import Plan
@@ -54,7 +54,6 @@ class Probe:
     temperature: float
     top_p: float
     verifier: str | None
-    from_budget: float
     refinement: Refinement
     edges: NDArray[np.float64]
     after: Chooser
@@ -72,7 +71,7 @@ class Probe:
             bounds = [float(low) for low, _ in document["bucket_edges"].values()]
             given = {key: document.get(key) for key in _DEFAULTS}
             sampling = {key: float(_DEFAULTS[key] if value is None else value) for key, value in given.items()}
-            samples, name, start = int(document["samples"]), str(document["policy_model"]), document["from_budget"]
+            samples, name = int(document["samples"]), str(document["policy_model"])
             verifier = document["verifier"]
             refinement = Refinement.from_dict(document["refinement"], where=where)
         except (KeyError, TypeError, ValueError) as error:
@@ -81,7 +80,7 @@ class Probe:
             ) from error
         after = Chooser({**policy, **rest, "after_probe": samples, "latency": None, "probe": None}, predictor, warning)
         return cls(
-            samples, name, sampling["temperature"], sampling["top_p"], verifier, float(start), refinement,
+            samples, name, sampling["temperature"], sampling["top_p"], verifier, refinement,
             np.array(bounds[1:]), after,
         )  # fmt: skip
 
@@ -93,9 +92,9 @@ class Probe:
         return allowed if allowed.any() else None
 
     def fits(self, amount: float, allowed: NDArray[np.bool_]) -> bool:
-        """Whether the probe is drawn at a budget (the policy's unit), so that a plan can follow whatever it shows."""
+        """Whether a typical prompt's budget (the policy's unit) lets a plan follow whatever the probe shows."""
         dearest = float(self.after.table.p95[allowed].min(axis=0).max())
-        return amount >= max(self.from_budget, dearest) * (1 - 1e-9)
+        return amount >= dearest * (1 - 1e-9)
 
     def choose(
         self, prompt: str, found: Sequence[Candidate], budget: Budget, allowed: NDArray[np.bool_]
@@ -108,14 +107,14 @@ class Probe:
         bins = np.zeros((1, len(table.buckets)))
         bins[0, int(self.edges.searchsorted(float(told[0])))] = 1.0
         amount = chooser.amount(budget)
-        index = choose_one(table, bins[0], amount, allowed)
+        index = choose_one(table, bins[0], amount / float(look.scale[0]), allowed)
         if index < 0:
             return None
         chosen, ones, token = np.array([index]), np.ones(1), os.urandom(12).hex()
         return Plan(
             Decisions(
-                chooser, budget, np.array([amount]), bins, look.strangeness, look.open_ended, allowed, chosen, chosen,
-                ones, token,
+                chooser, budget, np.array([amount]), Outlook(bins, look.scale, look.strangeness, look.open_ended),
+                allowed, chosen, chosen, ones, token,
             ),
             0,
         )  # fmt: skip

@@ -66,8 +66,10 @@ class ProbeTrial:
         everything = np.arange(len(looks.outcomes.problem_ids))
         unfit = masked_plans(looks.outcomes, everything)
         base = _known(predictor, by_group=by_group)
-        trained = train_probe(looks, self.best.kind, base, fitted, everything, budgets, unfit)
-        learned = {"from_budget": max(trained.least, self.from_budget), "refinement": trained.refinement.to_dict()}
+        trained = train_probe(looks, self.best.kind, base, fitted, everything, budgets, unfit, predictor.oof_scale_)
+        learned = {
+            "from_budget": self.from_budget, "least": trained.least, "refinement": trained.refinement.to_dict()
+        }  # fmt: skip
         return self.best.names | learned | trained.document(looks.outcomes)
 
 
@@ -106,22 +108,23 @@ def _held_out(looks: Looks, kinds: list[tuple[int, bool]], held: HeldOut, *, by_
         base, told = _known(f.predictor, by_group=by_group), held.predicted[f.test]
         unfit = masked_plans(looks.outcomes, f.train)
         for way in ways:
-            trained = train_probe(looks, way.kind, base, f.fitted, f.train, budgets, unfit)
-            pays = np.flatnonzero(np.array(budgets) >= trained.least)
-            plans = _choices(looks, trained, told, f.test, [budgets[s] for s in pays])
-            way.probed[:, f.test[:, None], pays] = _run(looks, f.test, way.kind, plans)
+            trained = train_probe(looks, way.kind, base, f.fitted, f.train, budgets, unfit, f.predictor.oof_scale_)
+            typical = np.array(budgets)[:, None] / held.scale[f.test]
+            ran = _run(looks, f.test, way.kind, _choices(looks, trained, told, f.test, typical))
+            way.probed[:, f.test] = np.where((typical >= trained.least).T, ran, way.plain[:, f.test])
     return ways
 
 
-def _choices(looks: Looks, trained: Trained, told: Floats, test: Ints, budgets: list[float]) -> Ints:
-    """Configurations after the probe, [S, R, T]."""
+def _choices(looks: Looks, trained: Trained, told: Floats, test: Ints, typical: Floats) -> Ints:
+    """Configurations after the probe, [S, R, T], at budgets `typical` [S, T]; any where none fits."""
     shown = looks.features(trained.samples, trained.scored)[:, test]
     table = PlanTable.from_document(trained.document(looks.outcomes))
     base = np.broadcast_to(told, shown.shape[:2]).ravel()
     bins = trained.place(base, shown.reshape(-1, shown.shape[2]))
     every = np.eye(len(table.buckets))
-    plans = np.array([np.array(trained.plans)[choose_plans(table, every, budget).plan] for budget in budgets])
-    found: Ints = plans.reshape(len(budgets), len(every))[:, bins].reshape(len(budgets), *shown.shape[:2])
+    rows = every[bins]
+    plans = [choose_plans(table, rows, np.tile(budget, len(shown))).plan for budget in typical]
+    found: Ints = np.array(trained.plans)[np.array(plans)].reshape(len(typical), *shown.shape[:2])
     return found
 
 

@@ -172,10 +172,11 @@ class Trained:
 
 def train_probe(
     looks: Looks, kind: tuple[int, bool], base: Floats, fitted: Fitted,
-    problems: Ints, budgets: Sequence[float], unfit: Collection[int],
+    problems: Ints, budgets: Sequence[float], unfit: Collection[int], scale: Floats | None,
 ) -> Trained:  # fmt: skip
-    """From these problems (indices); `base` [len(problems)] are predictions of prompts by predictors that did not see
-    them, `unfit` configurations that the verifier is too noisy for."""
+    """From these problems (indices); `base` and `scale` [len(problems)] are predictions and cost scales of prompts by
+    predictors that did not see them, `unfit` configurations that the verifier is too noisy for. Costs are those of a
+    prompt of scale 1."""
     samples, scored = kind
     successes, trials = (x[:, problems] for x in looks.rest(samples))
     shown = looks.features(samples, scored)[:, problems]
@@ -190,6 +191,8 @@ def train_probe(
     members = [int(i) for i in dict.fromkeys((*looks.shared.tolist(), *fitted.plans)) if i not in unfit]
     columns = [tuple(x[:, problems].ravel() for x in looks.plan(i, samples, scored)) for i in members]
     value, cost, verifier, top = (np.stack(x, axis=1) for x in zip(*columns, strict=True))
+    scales = np.broadcast_to(1.0 if scale is None else scale, trials.shape).ravel()
+    cost, verifier, top = (x / scales[:, None] for x in (cost, verifier, top))
     overall = value.mean(axis=0)
     weight = np.full(len(place), 1.0 / len(looks.correct))
     along = np.isin(members, looks.shared)  # whose costs vary from look to look, not around a mean
@@ -202,7 +205,7 @@ def train_probe(
             p95[~along] = cost_percentile(cost[mine][:, ~along], top[mine][:, ~along])
         cells.append((accuracy, error, cost[mine].mean(axis=0), verifier[mine].mean(axis=0), p95))
     accuracy, error, cost, verifier, p95 = (np.stack(x, axis=1) for x in zip(*cells, strict=True))
-    probe = looks.probe_cost(samples, scored)[:, problems].ravel()
+    probe = looks.probe_cost(samples, scored)[:, problems].ravel() / scales
     probe_cost = np.array([probe[place == b].mean() for b in range(len(edges) + 1)])
     counts = np.array([weight[place == b].sum() for b in range(len(edges) + 1)])
     kept = _named(accuracy, cost, p95, budgets)

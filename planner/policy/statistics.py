@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Interval", "Resamples", "calibration_error", "cost_percentile", "detectable_difference", "paired_p_value",
-    "rank_correlation", "shrink",
+    "rank_correlation", "share_within", "shrink",
 ]  # fmt: skip
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -100,11 +100,23 @@ def cost_percentile(mean: Floats, p95: Floats, *, share: float = 0.95) -> Floats
 
     A problem's cost is taken as normal around its mean: nine equally likely points stand for it.
     """
-    steps = np.array([-1.593, -0.967, -0.589, -0.282, 0.0, 0.282, 0.589, 0.967, 1.645])
-    spread = np.maximum(p95 - mean, 0.0) / 1.645
-    points = mean[:, None, :] + spread[:, None, :] * steps[None, :, None]
-    quantile: Floats = np.quantile(points.reshape(-1, mean.shape[1]), share, axis=0)
+    quantile: Floats = np.quantile(_draws(mean, p95).reshape(-1, mean.shape[1]), share, axis=0)
     return quantile
+
+
+def share_within(mean: Floats, p95: Floats, limit: float) -> float:
+    """The share of runs, over problems and draws as in `cost_percentile`, that cost at most `limit`; arguments [n]."""
+    return float((_draws(mean[:, None], p95[:, None]) <= limit).mean())
+
+
+_STEPS = np.array([-1.593, -0.967, -0.589, -0.282, 0.0, 0.282, 0.589, 0.967, 1.645])
+
+
+def _draws(mean: Floats, p95: Floats) -> Floats:
+    """[n, 9, C]"""
+    spread = np.maximum(p95 - mean, 0.0) / 1.645
+    points: Floats = mean[:, None, :] + spread[:, None, :] * _STEPS[None, :, None]
+    return points
 
 
 def rank_correlation(x: Floats, y: Floats) -> float | None:

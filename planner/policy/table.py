@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from planner.policy.search import front, search
 from planner.policy.space import Space, mask
 from planner.policy.statistics import cost_percentile, paired_p_value, shrink
 from planner.profiling.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from planner.policy.predictor import DifficultyPredictor
 
 __all__ = [
     "BUCKET_EDGES",
@@ -48,9 +51,11 @@ class Fitted:
     """What was learned from some problems. C configurations, B buckets in the order of BUCKET_EDGES.
 
     `plans` are configuration indices, by rising cost. `raw` and `shrunk` accuracy, `error` (standard error of raw) and
-    `p95` are [B, C]; `parts` [3, B, C] is prefill, decode, verifier; the `overall_*` are over all problems, of which
-    `overall_p95` is the buckets' p95 weighted by their shares. `counts` [B] are problems; `values` holds each bucket's
-    outcomes [problems, C] for paired tests.
+    `p95` are [B, C]; `parts` [3, B, C] is prefill, decode, verifier. Costs of buckets are those of a prompt of cost
+    scale 1; the `overall_*` are over all problems as they are. `p95` is such that, averaged over a foretold
+    distribution and times the foretold scale, it is not exceeded by 95 % of runs; `known_p95` [B, C] is what suffices
+    where the bucket is known. `counts` [B] are problems; `values` holds each bucket's outcomes [problems, C] for paired
+    tests.
     """
 
     plans: tuple[int, ...]
@@ -59,6 +64,7 @@ class Fitted:
     error: Floats
     parts: Floats
     p95: Floats
+    known_p95: Floats
     overall: Floats
     overall_error: Floats
     overall_parts: Floats
@@ -116,6 +122,28 @@ class Fitted:
             "gap_p": None if runner is None else self._p_value(bucket, chosen, runner),
         }
 
+    def named_from(self) -> dict[int, float]:
+        """Each plan's smallest budget at which it is some bucket's plan or the best fixed one; without those that
+        never are. What fits changes only at the plans' own 95th percentiles."""
+        plans = np.array(self.plans)
+        allowed = np.zeros(len(self.overall), dtype=bool)
+        allowed[plans] = True
+        found: dict[int, float] = {}
+        for bucket in range(len(self.p95)):
+            best = -np.inf
+            for budget in np.unique(self.p95[bucket, plans]).tolist():
+                cell = self.cell(bucket, budget)
+                assert cell is not None
+                i = cell["configuration"]
+                if self.shrunk[bucket, i] >= best - TIE:
+                    found[i] = min(found.get(i, np.inf), budget)
+                    best = float(self.shrunk[bucket, i])
+        for budget in np.unique(self.overall_p95[plans]).tolist():
+            fixed = self.best_fixed(budget, allowed)
+            assert fixed is not None
+            found[fixed] = min(found.get(fixed, np.inf), budget)
+        return found
+
     def _p_value(self, bucket: int, better: int, other: int) -> float:
         values = self.values[bucket]
         return paired_p_value(values[:, better] - values[:, other])
@@ -139,18 +167,21 @@ def budget_grid(outcomes: Outcomes) -> list[float]:
 
 
 def fit_plans(
-    outcomes: Outcomes, problems: Ints, budgets: list[float], *, trials: int, seed: int, verifier: str | None
-) -> Fitted:
+    outcomes: Outcomes, problems: Ints, budgets: list[float], *, trials: int, seed: int, verifier: str | None,
+    predictor: DifficultyPredictor | None = None,
+) -> Fitted:  # fmt: skip
     """Search each bucket's front on these problems (indices), measure every configuration there, and keep at most 40
-    plans."""
+    plans. What `predictor`, fitted on the same problems, foretold of each without it decides what a plan must be
+    expected to cost (None: nothing is foretold)."""
     rows = np.flatnonzero(np.isin(outcomes.problem_index, problems))
     accuracy, cost, p95 = outcomes.accuracy[rows], outcomes.cost[rows], outcomes.cost_p95[rows]
     parts = np.stack([outcomes.prefill[rows], outcomes.decode[rows], outcomes.verifier[rows]])
+    per_scale = 1 / _foretold(outcomes, problems, None if predictor is None else predictor.oof_scale_, 1.0)[rows, None]
     bucket = bucket_of(outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan)))[
         rows
     ]
     copies = len(outcomes.problem_index) // len(outcomes.problem_ids)
-    overall, pooled_p95 = accuracy.mean(axis=0), cost_percentile(cost, p95)
+    overall = accuracy.mean(axis=0)
     raw, shrunk, error, bucket_p95, counts, values = [], [], [], [], [], []
     bucket_parts = []
     for b in range(len(BUCKET_EDGES)):
@@ -163,23 +194,38 @@ def fit_plans(
         raw.append(accuracy[mine].mean(axis=0) if enough else overall)
         shrunk.append(estimate)
         error.append(standard_error)
-        bucket_p95.append(cost_percentile(cost[mine], p95[mine]) if enough else pooled_p95)
-        bucket_parts.append(parts[:, mine].mean(axis=1) if enough else parts.mean(axis=1))
+        these = mine if enough else np.ones(len(mine), dtype=bool)
+        relative = per_scale[these]
+        bucket_p95.append(cost_percentile(cost[these] * relative, p95[these] * relative))
+        bucket_parts.append((parts[:, these] * relative).mean(axis=1))
         counts.append(float(weight.sum()))
         values.append(by_problem(accuracy[mine], outcomes.problem_index[rows][mine]))
-    # As `choose_plans` averages it over a prompt's distribution: knowing nothing, the same plans fit for both.
-    shares = np.array(counts) / max(sum(counts), 1e-9)
-    overall_p95 = shares @ np.stack(bucket_p95) if sum(counts) else pooled_p95
+    known_p95 = np.stack(bucket_p95)
+    shares = np.array(counts) / sum(counts) if sum(counts) else np.full(len(counts), 1 / len(counts))
+    told = None if predictor is None else predictor.oof_distribution(BUCKET_EDGES)
+    foretold = _foretold(outcomes, problems, told, shares)[rows] @ known_p95 / per_scale
+    # A mixture's 95th percentile is not the mixture of its parts', and predictions err: what 95 % of runs keep within.
+    margin = cost_percentile(cost / foretold, p95 / foretold)
     fitted = Fitted(
         plans=(), raw=np.stack(raw), shrunk=np.stack(shrunk), error=np.stack(error),
         parts=np.stack(bucket_parts, axis=1),
-        p95=np.stack(bucket_p95), overall=overall, overall_parts=parts.mean(axis=1), overall_p95=overall_p95,
+        p95=known_p95 * margin, known_p95=known_p95,
+        overall=overall, overall_parts=parts.mean(axis=1), overall_p95=cost_percentile(cost, p95),
         overall_error=by_problem(accuracy, outcomes.problem_index[rows]).std(axis=0) / max(len(problems), 1) ** 0.5,
         counts=np.array(counts), values=tuple(values),
     )  # fmt: skip
     usable = mask(outcomes.configurations, verifier=verifier)
     masked = masked_plans(outcomes, problems)
     return _with_plans(fitted, outcomes, budgets, trials, seed, [i for i in usable if i not in masked])
+
+
+def _foretold(outcomes: Outcomes, problems: Ints, values: Floats | None, otherwise: Any) -> Floats:
+    """`values` [len(problems), ...] of these problems on the rows of the outcomes, [R, ...]."""
+    each = np.full((len(outcomes.problem_ids), *np.shape(otherwise)), otherwise, np.float64)
+    if values is not None:
+        each[problems] = values
+    found: Floats = each[outcomes.problem_index]
+    return found
 
 
 def masked_plans(outcomes: Outcomes, problems: Ints) -> dict[int, str]:
@@ -238,7 +284,7 @@ def _with_plans(
 
 def plan_documents(fitted: Fitted, outcomes: Outcomes) -> list[dict[str, Any]]:
     """The plans as policy.json has them; accuracies are the shrunk ones with 95 % intervals."""
-    documents = []
+    documents, named = [], fitted.named_from()
     for i in fitted.plans:
         c = outcomes.configurations[i]
         accuracy, cost = {}, {}
@@ -251,6 +297,7 @@ def plan_documents(fitted: Fitted, outcomes: Outcomes) -> list[dict[str, Any]]:
                 "hyperparameters": dict(c.hyperparameters),
                 "policy_model": c.policy_model,
                 "verifier": c.verifier,
+                "named_from": named.get(i),
                 "accuracy": accuracy,
                 "cost": cost,
                 "overall": {

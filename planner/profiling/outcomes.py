@@ -70,6 +70,18 @@ class Outcomes:
         return total
 
     @property
+    def sample_costs(self) -> Floats:
+        """What one sample of each policy model costs, mean over samples, [problems, models]; no columns where none is
+        known."""
+        costs = self.prefill + self.decode
+        models: dict[str, list[int]] = {}
+        for i, c in enumerate(self.configurations):
+            if c.samples == 1 and c.verifier is None and c.strategy != "greedy":
+                models.setdefault(c.policy_model, []).append(i)
+        found = [self.by_problem(costs[:, mine].mean(axis=1)) for mine in models.values()]
+        return np.stack(found, axis=1) if found else np.zeros((len(self.problem_ids), 0))
+
+    @property
     def pass_at_1(self) -> Floats:
         """Share of the reference model's samples that are correct, [problems]; NaN where it has none."""
         return np.where(self.trials > 0, self.successes / np.maximum(self.trials, 1), np.nan)

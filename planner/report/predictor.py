@@ -23,7 +23,7 @@ def predictor_section(source: Source, missing: dict[str, str]) -> Section | None
         section_id="predictor",
         title="How well difficulty is predicted",
         figures=(figure,),
-        tables=(*_confusion(source, difficulty), *_features(difficulty)),
+        tables=(*_confusion(source, difficulty), *_features(difficulty), *_cost(difficulty)),
     )
 
 
@@ -66,6 +66,32 @@ def _confusion(source: Source, difficulty: Mapping[str, Any]) -> tuple[Table, ..
             rows=tuple(rows),
         ),
     )
+
+
+def _cost(difficulty: Mapping[str, Any]) -> tuple[Table, ...]:
+    """How well prompts tell what their answers cost; nothing where all are taken as typical."""
+    found = difficulty.get("cost") or {}
+    rank, explained, before, after = (
+        known(found.get(name)) for name in ("spearman", "explained", "p95_over_mean", "p95_over_mean_scaled")
+    )
+    if rank is None or explained is None or before is None or after is None:
+        return ()
+    return (
+        Table(
+            table_id="cost-scale",
+            title="What an answer costs, predicted from its prompt",
+            says=f"Held out, prompts tell {percent(explained)} of the variance of log-cost. A budget has to leave room "
+            f"for an answer of {after:.2f} times its predicted cost (the 95th percentile); not knowing the prompt, it "
+            f"would be {before:.2f} times the mean.",
+            columns=("Rank correlation", "Variance explained", "95th percentile over mean", "The same, once predicted"),
+            rows=(
+                (
+                    Cell(text=f"{rank:.2f}", value=rank), Cell(text=percent(explained), value=explained),
+                    Cell(text=f"{before:.2f}", value=before), Cell(text=f"{after:.2f}", value=after),
+                ),
+            ),
+        ),
+    )  # fmt: skip
 
 
 _NAMES = {

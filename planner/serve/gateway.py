@@ -201,9 +201,7 @@ class Gateway:
 
     def _enough(self) -> str:
         """What pays for every plan of the policy, within the server's maximum: no budget was given at all."""
-        table = self.planner.chooser.table
-        most = float(max(table.p95.max(), *table.budgets[-1:]))
-        return f"{min(most, self._most)!r} {self.planner.unit}"
+        return f"{min(self.planner.chooser.most, self._most)!r} {self.planner.unit}"
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -280,7 +278,9 @@ class Gateway:
         context = plan.context
         row = context.table.row(context.amount)
         fixed = int(context.table.best_fixed[row]) if row >= 0 else -1
-        return float(context.distribution @ context.table.cost[fixed]) if fixed >= 0 else None
+        if fixed < 0:
+            return None
+        return context.scale * float(context.distribution @ context.table.cost[fixed])
 
     # --- books ----------------------------------------------------------------------------------------------------
 
@@ -330,6 +330,7 @@ class Gateway:
                 "expected_accuracy": plan.expected_accuracy,
                 "expected_cost": plan.expected_cost.total,
                 "difficulty": dict(plan.difficulty),
+                "cost_scale": plan.cost_scale,
                 **self.planner.chooser.describe_prompt(call.prompt),
             }
         if run is not None:

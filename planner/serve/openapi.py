@@ -193,6 +193,7 @@ def _schemas() -> dict[str, Any]:
             "verifier": {"type": ["string", "null"]},
             "expected_accuracy": {"type": "number"},
             "difficulty": {"type": "object"},
+            "cost_scale": {"type": "number"},
             "propensity": {"type": "number"},
             "reason": {"type": "string"},
             "decision_id": {"type": "string"},

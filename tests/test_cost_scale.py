@@ -1,0 +1,168 @@
+"""What a prompt's answers cost is foretold from the prompt, and plans are chosen by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from policy_fixture import document, predictor, prompt_of
+
+from planner import Budget, load
+from planner.errors import BudgetError, PolicyError
+from planner.policy.chooser import Chooser, share_budget
+from planner.policy.cost_scale import CostScale
+from planner.policy.difficulty import DifficultyPredictor, fit_difficulty
+from planner.policy.features import extract
+from planner.policy.folder import write_policy
+
+TERMS = np.random.default_rng(1).integers(2, 12, 300)
+PROMPTS = [prompt_of(int(t), i) for i, t in enumerate(TERMS)]
+NOISE = np.exp(np.random.default_rng(2).normal(0, 0.05, (300, 2)))
+
+
+def fitted(costs: np.ndarray) -> DifficultyPredictor:
+    return fit_difficulty(PROMPTS, np.full(300, 4), np.full(300, 8), costs=costs)
+
+
+@pytest.fixture(scope="module")
+def told() -> DifficultyPredictor:
+    """An answer costs as much as its prompt has terms, with the second model ten times that."""
+    return fitted(TERMS[:, None] * np.array([1.0, 10.0]) * NOISE)
+
+
+def test_it_follows_what_prompts_cost(told: DifficultyPredictor) -> None:
+    scale = told.cost_scale
+    assert scale is not None
+    assert scale.explained > 0.9
+    assert scale.oof_ is not None
+    assert scale.oof_.mean() == pytest.approx(1.0)
+    fresh = np.random.default_rng(3).integers(3, 11, 100)
+    found = told.scales([prompt_of(int(t), 1000 + i) for i, t in enumerate(fresh)])
+    expected = fresh / TERMS.mean()
+    assert np.abs(np.log(found / expected)).mean() < 0.1
+    assert told.oof_scale_ is not None
+    assert np.array_equal(told.oof_scale_, scale.oof_)
+
+
+def test_one_prompt_and_many_have_the_same(told: DifficultyPredictor) -> None:
+    assert [float(told.scales([p])[0]) for p in PROMPTS[:20]] == pytest.approx(told.scales(PROMPTS[:20]), rel=1e-12)
+
+
+@pytest.mark.parametrize("costs", [np.full((300, 1), 5.0), np.exp(np.random.default_rng(4).normal(0, 1, (300, 1)))])
+def test_prompts_are_typical_where_they_tell_nothing_of_cost(costs: np.ndarray) -> None:
+    found = fitted(costs)
+    assert found.cost_scale is None
+    assert (found.scales(PROMPTS[:5]) == 1).all()
+
+
+def test_a_strange_prompt_is_never_taken_for_a_cheap_one(told: DifficultyPredictor) -> None:
+    strange = ["Ωμέγα ψηφίο;", "短い問い"]
+    assert (told.strangeness(strange) > 1).all()
+    assert (told.scales(strange) >= 1).all()
+    assert (told.cost_scale(extract(strange, told.spec).matrix) < 1).any()  # type: ignore[misc]
+
+
+def test_saved_and_loaded_it_says_the_same(told: DifficultyPredictor, tmp_path: Path) -> None:
+    told.save(tmp_path)
+    again = DifficultyPredictor.load(tmp_path)
+    assert np.array_equal(again.scales(PROMPTS[:50]), told.scales(PROMPTS[:50]))
+    fitted(np.ones((300, 1))).save(tmp_path)  # over it: what is no longer true must not stay
+    assert DifficultyPredictor.load(tmp_path).cost_scale is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("cost.json", "{}"),
+        ("cost.json", "[1]"),
+        ("cost.json", "{"),
+        ("model_cost.txt", "tree\n"),
+        ("model_cost.txt", None),
+    ],
+)
+def test_damage_is_refused_with_the_file(
+    told: DifficultyPredictor, tmp_path: Path, file: str, text: str | None
+) -> None:
+    told.save(tmp_path)
+    if text is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(text)
+    with pytest.raises(PolicyError, match="cost"):
+        DifficultyPredictor.load(tmp_path)
+
+
+def test_a_scale_that_is_not_positive_is_refused(told: DifficultyPredictor, tmp_path: Path) -> None:
+    told.save(tmp_path)
+    path = tmp_path / "cost.json"
+    low = told.cost_scale.low  # type: ignore[union-attr]
+    path.write_text(path.read_text().replace(repr(low), "-1.0"))
+    with pytest.raises(PolicyError, match="low"):
+        CostScale.load(tmp_path, len(told.spec.names))
+
+
+# --- choosing by it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scaled(told: DifficultyPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy") / "scaled"
+    return write_policy(folder, document(), {}, told.save)
+
+
+def test_a_dear_prompt_has_the_plan_of_a_smaller_budget(scaled: Path, tmp_path: Path) -> None:
+    planner = load(scaled)
+    plain = load(write_policy(tmp_path / "plain", document(), {}, fitted(np.ones((300, 1))).save))
+    amount, seen = 14e6, set()
+    for terms in (2, 4, 7, 11):
+        prompt = prompt_of(terms, 77)
+        plan = planner.choose(prompt, f"{amount} flops")
+        seen.add(plan.index)
+        same = plain.choose(prompt, f"{amount / plan.cost_scale} flops")
+        assert plan.index == same.index
+        assert plan.expected_accuracy == same.expected_accuracy
+        assert plan.expected_cost.total == pytest.approx(plan.cost_scale * same.expected_cost.total)
+        assert plan.expected_cost.p95 <= amount * (1 + 1e-6)
+        assert plan.to_dict()["cost_scale"] == plan.cost_scale
+        assert f"{plan.cost_scale:.2f} times a typical prompt's" in plan.explain()
+    assert len(seen) > 1
+
+
+def test_many_at_once_are_chosen_as_one_by_one(scaled: Path) -> None:
+    planner = load(scaled)
+    prompts = [prompt_of(int(t), 50 + i) for i, t in enumerate(TERMS[:40])]
+    many = planner.choose_many(prompts, "14e6 flops")
+    assert [p.index for p in many] == [planner.choose(prompt, "14e6 flops").index for prompt in prompts]
+
+
+def test_refusal_names_what_this_prompt_needs(scaled: Path) -> None:
+    planner = load(scaled)
+    prompt = prompt_of(11, 5)
+    scale = planner.choose(prompt, "1e9 flops").cost_scale
+    with pytest.raises(BudgetError) as caught:
+        planner.choose(prompt, f"{1.2e6 * scale * 0.9} flops")
+    assert f"{1.2e6 * scale:.4g}" in str(caught.value)
+    planner.choose(prompt, f"{1.2e6 * scale * 1.001} flops")
+
+
+def test_a_total_is_shared_by_what_each_prompt_costs(scaled: Path) -> None:
+    chooser: Chooser = load(scaled).chooser
+    prompts = [prompt_of(int(t), 90 + i) for i, t in enumerate(TERMS[:60])]
+    total = Budget.parse("3e8 flops")
+    plans = share_budget(chooser, prompts, total).plans()
+    assert sum(plan.expected_cost.p95 for plan in plans) <= 3e8 * (1 + 1e-9)
+    scale = np.array([plan.cost_scale for plan in plans])
+    spent = np.array([plan.expected_cost.p95 / plan.cost_scale for plan in plans])
+    assert spent[scale < 0.8].mean() > spent[scale > 1.2].mean()
+
+
+def test_what_pays_for_everything_pays_for_the_dearest_prompt(scaled: Path) -> None:
+    chooser = load(scaled).chooser
+    assert chooser.predictor.cost_scale is not None
+    assert chooser.most == pytest.approx(32e6 * chooser.predictor.cost_scale.high)
+
+
+def test_a_policy_without_it_takes_all_prompts_as_typical() -> None:
+    chooser = Chooser(document(), predictor(), None)
+    assert (chooser.outlook(PROMPTS[:5]).scale == 1).all()
