@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from policy_fixture import document, predictor, prompt_of
+from simulated import simulate
 
 from planner import Budget, load
 from planner.errors import BudgetError, PolicyError
@@ -14,7 +15,11 @@ from planner.policy.chooser import Chooser, share_budget
 from planner.policy.cost_scale import CostScale
 from planner.policy.difficulty import DifficultyPredictor, fit_difficulty
 from planner.policy.features import extract
+from planner.policy.fit import FitResult, fit_bank
 from planner.policy.folder import write_policy
+from planner.policy.table import budget_grid, fit_plans, table_document
+from planner.profiling.outcomes import outcomes_from_bank
+from planner.report import write_report
 
 TERMS = np.random.default_rng(1).integers(2, 12, 300)
 PROMPTS = [prompt_of(int(t), i) for i, t in enumerate(TERMS)]
@@ -166,3 +171,71 @@ def test_what_pays_for_everything_pays_for_the_dearest_prompt(scaled: Path) -> N
 def test_a_policy_without_it_takes_all_prompts_as_typical() -> None:
     chooser = Chooser(document(), predictor(), None)
     assert (chooser.outlook(PROMPTS[:5]).scale == 1).all()
+
+
+# --- what fitting makes of it -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[FitResult, FitResult]:
+    """A bank in which harder prompts are longer and have longer answers, fitted with and without cost scales."""
+    bank, folder = simulate(240, 16)[0], tmp_path_factory.mktemp("fits")
+    told = fit_bank(bank, folder / "told", folds=3, trials=40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("planner.policy.difficulty.fit_cost_scale", lambda *a, **k: None)
+        return told, fit_bank(bank, folder / "untold", folds=3, trials=40)
+
+
+def test_knowing_what_prompts_cost_is_worth_accuracy_within_the_same_budgets(
+    both: tuple[FitResult, FitResult],
+) -> None:
+    told, untold = ([e["methods"]["policy"]["accuracy"] for e in found.evaluation["budgets"]] for found in both)
+    gains = np.array(told) - np.array(untold)
+    assert gains.max() > 0.01
+    assert gains.mean() > 0
+    assert gains.min() > -0.02
+
+
+def test_a_budget_holds_for_95_percent_of_held_out_runs(both: tuple[FitResult, FitResult]) -> None:
+    for found in both:
+        # At the smallest budgets the cheapest plan runs where none fits.
+        for entry in found.evaluation["budgets"][1:]:
+            for method in ("policy", "policy_oracle_difficulty", "best_fixed"):
+                assert entry["methods"][method]["within_budget"] > 0.92, (entry["budget"], method)
+
+
+def test_the_report_and_the_evaluation_say_how_well_it_is_told(
+    both: tuple[FitResult, FitResult], tmp_path: Path
+) -> None:
+    told, untold = (found.evaluation["difficulty"]["cost"] for found in both)
+    assert untold is None
+    assert told["explained"] > 0.8
+    assert told["spearman"] > 0.8
+    assert told["p95_over_mean_scaled"] < 1.2 < told["p95_over_mean"]
+    pages = [write_report(found.folder, tmp_path / f"{i}.html").read_text() for i, found in enumerate(both)]
+    assert "What an answer costs, predicted from its prompt" in pages[0]
+    assert "What an answer costs, predicted from its prompt" not in pages[1]
+
+
+def test_knowing_nothing_a_plan_fits_where_it_fits_over_all_problems() -> None:
+    outcomes = outcomes_from_bank(simulate(90, 16, seed=3)[0])
+    budgets = [multiple * outcomes.reference_cost for multiple in budget_grid(outcomes)]
+    fitted = fit_plans(outcomes, np.arange(90), budgets, trials=40, seed=0, verifier="prm")
+    shares = fitted.counts / fitted.counts.sum()
+    assert shares @ fitted.p95 == pytest.approx(fitted.overall_p95)
+    assert (shares @ fitted.known_p95 < fitted.overall_p95 * 0.95).any()  # a mixture's is not the mean of its parts'
+
+
+def test_a_plan_is_named_from_the_first_budget_at_which_a_cell_or_the_best_fixed_is_it() -> None:
+    outcomes = outcomes_from_bank(simulate(90, 16, seed=3)[0])
+    budgets = [multiple * outcomes.reference_cost for multiple in budget_grid(outcomes)]
+    fitted = fit_plans(outcomes, np.arange(90), budgets, trials=40, seed=0, verifier="prm")
+    named = fitted.named_from()
+    allowed = np.isin(np.arange(len(outcomes.configurations)), fitted.plans)
+    for plan, budget in named.items():
+        at = [cell["configuration"] for b in range(3) if (cell := fitted.cell(b, budget))]
+        assert plan in (*at, fitted.best_fixed(budget, allowed))
+    for row in table_document(fitted, budgets, outcomes.reference_cost):
+        for place in (row["best_fixed"], *(cell["plan"] for cell in row["cells"].values())):
+            assert named[fitted.plans[place]] <= row["budget"]
+    assert len(set(named.values())) > len(budgets)  # not only where the table has rows

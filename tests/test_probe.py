@@ -32,7 +32,7 @@ from planner.strategies.scoring import make_candidate
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     # Prompts tell nothing, half of the problems are easy and half hopeless: only samples can tell which.
-    bank, _ = simulate(120, 24, levels=(0.97, 0.97, 0.03, 0.03), told=False)
+    bank, _ = simulate(200, 24, levels=(0.97, 0.97, 0.03, 0.03), told=False)
     return fit_bank(bank, tmp_path_factory.mktemp("probe") / "policy", folds=3, trials=60)
 
 
