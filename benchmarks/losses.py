@@ -6,6 +6,8 @@ Every figure is the nested cross-validation that `planner fit` wrote into the po
 each budget, in points of accuracy:
 
     gain        the policy over the best fixed strategy
+    kept        of what the true bucket gains over it, where that is significant, the share that prediction keeps
+    within      the share of the policy's runs that the budget paid for
     predictor   what is lost because difficulty is predicted: the policy with the true bucket, less the policy
     selection   what is lost because a bucket is not a problem: the best plan of each problem by its own outcomes, less
                 the policy with the true bucket
@@ -37,11 +39,16 @@ def losses(folder: Path) -> dict[str, Any]:
         methods = {n: None if m is None else m["accuracy"] for n, m in entry["methods"].items()}
         oracle, known, mine = (methods[n] for n in ("oracle", "policy_oracle_difficulty", "policy"))
         against = (entry.get("differences") or {}).get("best_fixed") or {}
+        oracle_gain = entry.get("oracle_difficulty_gain") or {}
+        sure = bool(oracle_gain) and oracle_gain["ci"][0] > 0
         rows.append(
             {
                 "budget": entry["budget"], "cost": entry["methods"]["policy"]["cost"], **methods,
                 "gain": against.get("difference"), "gain_ci": against.get("ci"),
-                "detectable": against.get("detectable"),
+                "detectable": against.get("detectable"), "oracle_gain": oracle_gain.get("difference"),
+                "oracle_gain_ci": oracle_gain.get("ci"),
+                "kept": against["difference"] / oracle_gain["difference"] if sure else None,
+                "within": entry["methods"]["policy"].get("within_budget"),
                 "predictor": None if known is None else known - mine,
                 "selection": oracle - (mine if known is None else known), "unreachable": 1 - oracle,
             }
@@ -63,19 +70,17 @@ def markdown(found: dict[str, Any]) -> str:
     """Tables of one policy for a document."""
     lines = [
         f"`{found['policy']}`: {found['problems']} problems, {found['folds']}-fold nested cross-validation.", "",
-        "| budget | spent | best fixed | policy | gain (95 %), least that would show | true bucket | own outcomes | "
-        "predictor loses | selection loses | unreachable |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| budget | spent | within it | best fixed | policy | gain (95 %) | true bucket | its gain (95 %) | kept | "
+        "own outcomes | predictor loses | selection loses |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for row in found["budgets"]:
-        gain = "-"
-        if row["gain"] is not None:
-            low, high = row["gain_ci"]
-            gain = f"{_points(row['gain'])} ({_points(low)} to {_points(high)}), {100 * row['detectable']:.1f}"
         cells = (
             amount_text(row["budget"], found["unit"]), amount_text(row["cost"], found["unit"]),
-            _share(row["best_fixed"]), _share(row["policy"]), gain, _share(row["policy_oracle_difficulty"]),
-            _share(row["oracle"]), _points(row["predictor"]), _points(row["selection"]), _points(row["unreachable"]),
+            _percent(row["within"]), _share(row["best_fixed"]), _share(row["policy"]),
+            _interval(row["gain"], row["gain_ci"]), _share(row["policy_oracle_difficulty"]),
+            _interval(row["oracle_gain"], row["oracle_gain_ci"]), _percent(row["kept"]), _share(row["oracle"]),
+            _points(row["predictor"]), _points(row["selection"]),
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     gains = [(name, e) for name in LEVELS for e in found["efficiency_gain"].get(name) or []]
@@ -111,6 +116,14 @@ def _share(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def _interval(value: float | None, ci: list[float] | None) -> str:
+    return "-" if value is None or ci is None else f"{_points(value)} ({_points(ci[0])} to {_points(ci[1])})"
 
 
 def fill(path: Path, section: str, text: str) -> None:

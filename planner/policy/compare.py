@@ -42,7 +42,7 @@ _LEVELS = (4, 16, 64)
 
 def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) -> list[dict[str, Any]]:
     """The `budgets` of evaluation.json: each method, and the policy's paired difference from it, at each of the
-    table's budgets."""
+    table's budgets; `oracle_difficulty_gain` is what knowing each bucket gains over the best fixed strategy."""
     entries = []
     for s in range(0, len(held.budgets), 2):
         methods = {name: _method(held.tracks[name], s, held.budgets[s], outcomes, resamples) for name in METHODS}
@@ -51,12 +51,12 @@ def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) 
         for name, entry in methods.items():
             if name == "policy" or entry is None:
                 continue
-            paired = policy - outcomes.by_problem(held.tracks[name].accuracy[:, s])
-            differences[name] = {
-                "difference": float(paired.mean()),
-                "ci": list(resamples.interval(paired)),
-                "detectable": detectable_difference(paired),
-            }
+            differences[name] = _paired(policy - outcomes.by_problem(held.tracks[name].accuracy[:, s]), resamples)
+        known = [methods["policy_oracle_difficulty"], methods["best_fixed"]]
+        gain = None
+        if all(known):
+            one, two = (held.tracks[name].accuracy[:, s] for name in ("policy_oracle_difficulty", "best_fixed"))
+            gain = _paired(outcomes.by_problem(one - two), resamples)
         multiple = held.budgets[s] / outcomes.reference_cost
         entries.append(
             {
@@ -65,9 +65,17 @@ def budget_comparisons(held: HeldOut, outcomes: Outcomes, resamples: Resamples) 
                 "unit": outcomes.unit,
                 "methods": methods,
                 "differences": differences,
+                "oracle_difficulty_gain": gain,
             }
         )
     return entries
+
+
+def _paired(difference: Floats, resamples: Resamples) -> dict[str, Any]:
+    return {
+        "difference": float(difference.mean()), "ci": list(resamples.interval(difference)),
+        "detectable": detectable_difference(difference),
+    }  # fmt: skip
 
 
 def by_problem(held: HeldOut, outcomes: Outcomes) -> dict[str, Any]:

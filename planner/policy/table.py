@@ -95,7 +95,7 @@ class Fitted:
         """The plan for one bucket and budget, None where none fits.
 
         The cheapest plan near the best shrunk accuracy; the best fixed plan instead where the gain over it is not
-        significant (paired over the bucket's problems), unless the first costs less and is not significantly worse.
+        significant (paired over the bucket's problems).
         """
         plans = np.array(self.plans)
         fits = plans[self.p95[bucket, plans] <= budget]
@@ -106,12 +106,9 @@ class Fitted:
         chosen = int(near[np.argmin(self.cost[bucket, near])])
         # The best over all problems among the plans that fit in this bucket: what one would do not knowing the bucket.
         fixed = int(fits[np.argmax(self.overall[fits])])
-        p_value, fallback = self._p_value(bucket, chosen, fixed), False
-        cheaper = (
-            self.cost[bucket, chosen] < self.cost[bucket, fixed] and self._p_value(bucket, fixed, chosen) > _SIGNIFICANT
-        )
-        if chosen != fixed and p_value > _SIGNIFICANT and not cheaper:
-            chosen, fallback = fixed, True
+        fallback = chosen != fixed and self._p_value(bucket, chosen, fixed) > _SIGNIFICANT
+        if fallback:
+            chosen = fixed
         others = fits[fits != chosen]
         runner = int(others[np.argmax(self.shrunk[bucket, others])]) if len(others) else None
         return {

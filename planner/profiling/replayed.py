@@ -24,6 +24,10 @@ def _grid(n: int) -> list[int]:
     return sorted({n, *(2**i for i in range(n.bit_length()) if 2**i <= n)})
 
 
+_BETWEEN = (3, 6, 12)
+"""Sizes of votes beside the powers of two: a small budget is often too small for twice as many."""
+
+
 def halves_of(recorded: Recorded, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Two disjoint random halves of each problem's samples, [P, n]; the same for every caller."""
     present = recorded.draws.present
@@ -82,7 +86,8 @@ def add_replayed(
         return
     mine = [c for c in also if c.policy_model == recorded.policy_model and _sampled_as(c, settings)]
     sizes = {c.samples for c in mine if c.strategy in ("majority", "best_of_n", "odds_vote") and c.samples <= n}
-    ks = sorted({*_grid(n), *sizes, *([half] if split else [])})
+    judged = sorted({*_grid(n), *sizes, *([half] if split else [])})
+    ks = sorted({*judged, *(k for k in _BETWEEN if k <= n)})
     orders = {id(r): draw_orders(r.draws, subsets, seed) for r in [recorded, *views]}
     if recorded.votes:
         accuracy = on_rows(ks, lambda r, ks: replay_votes(r.draws, orders[id(r)], ks).accuracy)
@@ -99,8 +104,8 @@ def add_replayed(
         return
     if half >= 4:  # from too few samples a half says nothing of stopping
         voting = Voting(columns, recorded, settings, orders, on_rows)
-        voting.add(ks, [c for c in mine if c.samples <= n], half)
-    ks = [k for k in ks if k > 1]
+        voting.add(ks, judged, [c for c in mine if c.samples <= n], half)
+    ks = [k for k in judged if k > 1]
     for aggregation in AGGREGATIONS if recorded.draws.scores else ():
         for selection in (*SELECTIONS, "odds"):
             accuracy = on_rows(

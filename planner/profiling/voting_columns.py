@@ -64,16 +64,16 @@ class Voting:
         r = self.recorded
         self._decode = np.cumsum(self.orders[id(r)].take(np.where(r.draws.present, r.decode, 0.0)), axis=2)
 
-    def add(self, ks: Sequence[int], also: Iterable[Configuration], half: int) -> None:
-        """Columns for every rule that a bank is searched over, at the sizes `ks`, and for `also` configurations that
-        they do not hold; `half` is the largest size that half the samples can replay."""
+    def add(self, ks: Sequence[int], judged: Sequence[int], also: Iterable[Configuration], half: int) -> None:
+        """Columns for every rule that a bank is searched over, at the sizes `ks` (`judged` where a verifier reads), and
+        for `also` configurations that they do not hold; `half` is the largest size that half the samples can replay."""
         also = list(also)
         self._depth = max((*ks, *(c.samples for c in also)), default=0)
         scored = bool(self.recorded.draws.scores)
         if sizes := [k for k in ks if k >= _MIN_N]:
             for rule, posterior in self._rules():
                 self._stopping(rule, posterior, sizes)
-        if scored and (sizes := [k for k in ks if k >= min(_JUDGED_MIN_N, half)]):
+        if scored and (sizes := [k for k in judged if k >= min(_JUDGED_MIN_N, half)]):
             for rule, judge in _judges():
                 self._arbitrated(rule, judge, sizes)
         for c in (c for c in also if c.key not in self.columns.keys):
