@@ -57,7 +57,8 @@ def run_demo(output: Path, *, quiet: bool = False, console: Console = console) -
         plan = planner.choose(prompt, budget)
         plans.append({"prompt": prompt, **plan.to_dict()})
         chances = ", ".join(f"{bucket} {share:.0%}" for bucket, share in plan.difficulty.items())
-        console.print(Panel(f"{prompt}\n[dim]difficulty: {chances}[/]\n{plan.reason}", title=f"budget {budget}"))
+        told = f"difficulty: {chances}; cost {plan.cost_scale:.1f} times a typical prompt's"
+        console.print(Panel(f"{prompt}\n[dim]{told}[/]\n{plan.reason}", title=f"budget {budget}"))
 
     console.print(
         f"\nDone in {human_seconds(time.monotonic() - started)}. Bank [bold]{bank}[/], policy [bold]{policy}[/], "

@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MODEL, _MAP = "model_cost.txt", "cost.json"
-_LEAST_EXPLAINED = 0.1
-"""Share of the variance of log-cost below which prompts are all taken as typical."""
+_LEAST_EXPLAINED, _SURE = 0.1, 2.0
+"""Share of the variance of log-cost, and its standard errors from 0, below which all prompts are taken as typical."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,8 @@ def fit_cost_scale(matrix: Floats, costs: Floats, fold: Ints, *, seed: int) -> C
         loss=lambda raw: float(np.mean((raw - label) ** 2)),
     )  # fmt: skip
     explained = 1 - best.loss / variance
-    if explained < _LEAST_EXPLAINED:
+    gain = (label - label.mean()) ** 2 - (label - best.oof) ** 2
+    if explained < _LEAST_EXPLAINED or gain.mean() < _SURE * gain.std() / len(gain) ** 0.5:
         return None
     centred = best.oof - best.oof.mean()
     slope = float(np.clip((centred @ label) / max(float(centred @ centred), 1e-12), 0.0, 1.0))
