@@ -157,12 +157,19 @@ def _strategies(source: Source, index: int, row: Mapping[str, Any]) -> Table:
     return Table(
         table_id=f"strategies-{index}",
         title="Every strategy at this budget",
-        says="The best plan of each strategy that fits the budget, by difficulty, with 95% interval; the policy's "
-        "choice is framed. The table was chosen from these numbers; the comparison below is held out.",
+        says=f"The best plan of each strategy that fits the budget{_typical(source)}, by difficulty, with 95% "
+        "interval; the policy's choice is framed. The table was chosen from these numbers; the comparison below is "
+        "held out.",
         columns=("Strategy", *(b.capitalize() for b in source.buckets)),
         rows=tuple(rows),
         at=index,
     )
+
+
+def _typical(source: Source) -> str:
+    """Where costs are foretold, what the table is about."""
+    found = (source.evaluation.get("difficulty") or {}).get("cost")
+    return " of a prompt whose answers cost what is typical" if found else ""
 
 
 def _comparison(source: Source, index: int, label: str, evaluated: Mapping[str, Any]) -> Table:
@@ -219,10 +226,12 @@ def _sure(source: Source, versus: list[dict[str, Any]], evaluated: Mapping[str, 
             f" The smallest difference from {told[0]['name'].lower()} that this many problems could show is "
             f"{points(told[0]['detectable'], sign=False)} points; anything smaller may be real and stay unseen."
         )
-    prices = [known(((evaluated or {}).get("methods", {}).get(m) or {}).get("cost")) for m in ("policy", "best_fixed")]
+    pair = [(evaluated or {}).get("methods", {}).get(m) or {} for m in ("policy", "best_fixed")]
+    prices, within = ([known(m.get(name)) for m in pair] for name in ("cost", "within_budget"))
     if prices[0] is not None and prices[1] is not None:
         mine, other = (cost(p, source.unit) for p in prices)
-        text += f" Both keep to the same budget; the policy spends {mine} on average, the best fixed strategy {other}."
+        told = (f", within the budget in {percent(w)} of runs" if w is not None else "" for w in within)
+        text += f" The policy spends {mine} on average{next(told)}; the best fixed strategy {other}{next(told)}."
     return text
 
 
