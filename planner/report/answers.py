@@ -230,8 +230,8 @@ def _sure(source: Source, versus: list[dict[str, Any]], evaluated: Mapping[str, 
     prices, within = ([known(m.get(name)) for m in pair] for name in ("cost", "within_budget"))
     if prices[0] is not None and prices[1] is not None:
         mine, other = (cost(p, source.unit) for p in prices)
-        told = (f", within the budget in {percent(w)} of runs" if w is not None else "" for w in within)
-        text += f" The policy spends {mine} on average{next(told)}; the best fixed strategy {other}{next(told)}."
+        own, its = (f", within the budget in {percent(w)} of runs" if w is not None else "" for w in within)
+        text += f" The policy spends {mine} on average{own}; the best fixed strategy {other}{its}."
     return text
 
 
