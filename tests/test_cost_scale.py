@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,15 @@ from simulated import simulate
 
 from planner import Budget, load
 from planner.errors import BudgetError, PolicyError
+from planner.policy.choose import PlanTable, choose_one, choose_plans
 from planner.policy.chooser import Chooser, share_budget
-from planner.policy.cost_scale import CostScale
+from planner.policy.cost_scale import CostScale, relative_log_cost
 from planner.policy.difficulty import DifficultyPredictor, fit_difficulty
+from planner.policy.evaluate import cross_validate
 from planner.policy.features import extract
 from planner.policy.fit import FitResult, fit_bank
-from planner.policy.folder import write_policy
+from planner.policy.folder import read_policy, write_policy
+from planner.policy.held_out import evaluate_on
 from planner.policy.table import budget_grid, fit_plans, table_document
 from planner.profiling.outcomes import outcomes_from_bank
 from planner.report import write_report
@@ -72,6 +77,9 @@ def test_saved_and_loaded_it_says_the_same(told: DifficultyPredictor, tmp_path: 
     told.save(tmp_path)
     again = DifficultyPredictor.load(tmp_path)
     assert np.array_equal(again.scales(PROMPTS[:50]), told.scales(PROMPTS[:50]))
+    (tmp_path / "cost.json").unlink()  # the policy's costs are per unit of scale: they are nothing without it
+    with pytest.raises(PolicyError, match="foretells costs is missing"):
+        DifficultyPredictor.load(tmp_path)
     fitted(np.ones((300, 1))).save(tmp_path)  # over it: what is no longer true must not stay
     assert DifficultyPredictor.load(tmp_path).cost_scale is None
 
@@ -168,6 +176,26 @@ def test_what_pays_for_everything_pays_for_the_dearest_prompt(scaled: Path) -> N
     assert chooser.most == pytest.approx(32e6 * chooser.predictor.cost_scale.high)
 
 
+def test_exploring_draws_from_what_this_prompt_can_have(scaled: Path) -> None:
+    planner = load(scaled)
+    for terms in (2, 11):
+        prompt = prompt_of(terms, 8)
+        plan = planner.choose(prompt, "14e6 flops")
+        fits = {i for i, p in enumerate(document()["plans"]) if p["cost"]["easy"]["p95"] * plan.cost_scale <= 14e6}
+        drawn = planner.chooser.decide([prompt] * 60, Budget.parse("14e6 flops"), explore=1.0, draw=random.Random(0))
+        assert set(drawn.index.tolist()) == fits
+        assert drawn.propensity == pytest.approx(np.full(60, 1 / len(fits)))
+
+
+def test_without_a_limit_on_compute_a_plan_that_is_never_named_stays_out() -> None:
+    never = document()
+    never["plans"] = [*never["plans"], {**never["plans"][3], "named_from": None}]
+    never["plans"][-1]["accuracy"] = {bucket: {"value": 0.99} for bucket in ("hard", "medium", "easy")}
+    table = PlanTable.from_document(never)
+    assert choose_plans(table, np.eye(3), np.inf).plan.max() < 5
+    assert max(choose_one(table, row, np.inf) for row in np.eye(3)) < 5
+
+
 def test_a_policy_without_it_takes_all_prompts_as_typical() -> None:
     chooser = Chooser(document(), predictor(), None)
     assert (chooser.outlook(PROMPTS[:5]).scale == 1).all()
@@ -215,6 +243,46 @@ def test_the_report_and_the_evaluation_say_how_well_it_is_told(
     pages = [write_report(found.folder, tmp_path / f"{i}.html").read_text() for i, found in enumerate(both)]
     assert "What an answer costs, predicted from its prompt" in pages[0]
     assert "What an answer costs, predicted from its prompt" not in pages[1]
+
+
+def test_on_other_problems_costs_and_true_buckets_are_judged_as_in_cross_validation(
+    both: tuple[FitResult, FitResult],
+) -> None:
+    told = both[0]
+    found = evaluate_on(read_policy(told.folder), load(told.folder).chooser.predictor, simulate(150, 16, seed=9)[0])
+    assert found["predictor"]["cost"]["explained"] > 0.8
+    for entry in found["budgets"][1:]:
+        for method in ("policy", "policy_oracle_difficulty"):
+            assert entry["methods"][method]["within_budget"] > 0.9, (entry["budget"], method)
+    for plan in told.policy["plans"]:
+        for cost in plan["cost"].values():
+            assert cost["known_p95"] > 0
+
+
+def test_a_problem_without_a_prompt_is_taken_as_typical() -> None:
+    bank = simulate(90, 16)[0]
+    bank.problems.loc[::3, "prompt"] = None
+    outcomes = outcomes_from_bank(bank)
+    budgets = [multiple * outcomes.reference_cost for multiple in budget_grid(outcomes)]
+    held = cross_validate(outcomes, budgets, folds=3, seed=0, trials=20, verifier="prm")
+    silent = np.array([prompt is None for prompt in outcomes.prompts])
+    assert (held.scale[silent] == 1).all()
+    assert (held.scale[~silent] != 1).any()
+
+
+def test_what_costs_nothing_breaks_nothing() -> None:
+    outcomes = outcomes_from_bank(simulate(60, 16, seed=5)[0])
+    free = {name: getattr(outcomes, name).copy() for name in ("prefill", "decode", "verifier", "cost_p95")}
+    for values in free.values():
+        values[:, 0] = 0.0
+        values[7] = 0.0
+    outcomes = replace(outcomes, **free)
+    budgets = [2.0**i * outcomes.reference_cost for i in range(6)]
+    fitted_plans = fit_plans(outcomes, np.arange(60), budgets, trials=20, seed=0, verifier="prm")
+    assert np.isfinite(fitted_plans.p95).all()
+    assert fitted_plans.named_from()
+    costs = outcomes.sample_costs
+    assert np.isfinite(relative_log_cost(costs)).all()
 
 
 def test_knowing_nothing_a_plan_fits_where_it_fits_over_all_problems() -> None:

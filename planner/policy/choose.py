@@ -31,13 +31,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PlanTable:
-    """A policy's C plans over B buckets and its R table rows as arrays, in the policy's unit.
+    """A policy's C plans over B buckets and its R table rows as arrays, in the policy's unit for a prompt of cost scale
+    1.
 
-    `accuracy`, `low`, `high`, `cost`, `p95` are [C, B] (a bucket without measurement takes the plan's overall figure);
+    `accuracy`, `low`, `high`, `cost`, `p95` are [C, B] (a bucket without measurement takes the plan's overall figure),
+    as is `known_p95`, which suffices for those who know the bucket;
     `seconds` (mean) and `seconds_p99` are [C, B], NaN where unknown; `parts` [C, B, 3] is cost by policy model,
     verifier and probe; `budgets` [R] rises; `named_from` [C] is the budget from which on a plan is a candidate: the
-    first at which it is a cell's plan, which stands where a gain was significant, or the best fixed one (infinite:
-    never; without rows every plan is one at any budget). `cells` [R, B] is the plan of each cell, `fallback` [R, B]
+    first at which it is a cell's plan, which stands where a gain was significant, or the best fixed one (NaN: never;
+    without rows every plan is one at any budget). `cells` [R, B] is the plan of each cell, `fallback` [R, B]
     whether it is the best fixed one for want of significance; `best_fixed` [R], -1 unknown; `votes` [C] whether a plan
     counts votes over answers.
     """
@@ -49,6 +51,7 @@ class PlanTable:
     cost: Floats
     parts: Floats
     p95: Floats
+    known_p95: Floats
     seconds: Floats
     seconds_p99: Floats
     budgets: Floats
@@ -103,6 +106,7 @@ class PlanTable:
         accuracy, cost = column("accuracy", "value"), column("cost", "total")
         p95 = column("cost", "p95")
         p95 = np.where(np.isnan(p95), cost, p95)
+        known_p95 = column("cost", "known_p95")
         if np.isnan(accuracy).any() or np.isnan(cost).any():
             raise ValueError("a plan without accuracy or cost in some bucket and overall")
         low, high = column("accuracy", "low"), column("accuracy", "high")
@@ -125,6 +129,7 @@ class PlanTable:
             named_from[named] = np.minimum(named_from[named], budgets[r])
         # Between rows, as far as the policy tells.
         named_from = np.fmin(named_from, [_number(plan.get("named_from"), np.nan) for plan in plans])
+        named_from[np.isposinf(named_from)] = np.nan  # within no budget, however large
         parts = np.stack([column("cost", key, default=0.0) for key in ("policy", "verifier", "probe")], axis=2)
         # Where only totals are known, all of it is the policy model's.
         parts[:, :, 0] = np.where(parts.sum(2) > 0, parts[:, :, 0], cost)
@@ -136,6 +141,7 @@ class PlanTable:
             cost,
             parts,
             p95,
+            np.where(np.isnan(known_p95), p95, known_p95),
             _seconds(plans, buckets, "mean"),
             _seconds(plans, buckets, "p99"),
             budgets,
@@ -182,7 +188,8 @@ def choose_plans(
     *,
     allowed: NDArray[np.bool_] | None = None,
 ) -> Choice:
-    """Choose for each row of `distribution` [P, B] under `budget` (one for all, or [P]; the policy's unit).
+    """Choose for each row of `distribution` [P, B] under `budget` (one for all, or [P]; the policy's unit, over the
+    prompt's cost scale).
 
     METHODS section 7: of the plans whose 95th-percentile cost, averaged over the distribution, is within the budget,
     the one with the highest expected accuracy; ties within `TIE` to the cheapest. Candidates are the plans that are

@@ -302,7 +302,7 @@ def share_budget(chooser: Chooser, prompts: Sequence[str], total: Budget, *, all
             p95[np.ix_(rows, np.flatnonzero(~mask))] = np.inf
     # As for single prompts, only what the table names, so that nothing comes in that was not significant; beside each
     # prompt's cheapest plan.
-    shut = np.broadcast_to(np.isposinf(table.named_from), p95.shape).copy()
+    shut = np.broadcast_to(np.isnan(table.named_from), p95.shape).copy()
     shut[np.arange(len(p95)), p95.argmin(axis=1)] = False
     p95[shut] = np.inf
     found = allocate(mean_over(outlook.distribution, table.accuracy), p95, amount)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from planner.core import stable_hash
 from planner.policy.choose import FITS
+from planner.policy.cost_scale import relative_log_cost
 from planner.policy.evaluate import BASELINES, METHODS, HeldOut, Track
 from planner.policy.statistics import (
     Resamples,
@@ -240,8 +241,7 @@ def cost_figures(held: HeldOut, outcomes: Outcomes) -> dict[str, Any] | None:
     costs = outcomes.sample_costs
     if not costs.shape[1] or (held.scale == 1).all():
         return None
-    centred = np.log(costs) - np.log(costs).mean(axis=0)
-    cost, scale = np.exp(centred.mean(axis=1)), held.scale
+    cost, scale = np.exp(relative_log_cost(costs)), held.scale
     error = np.log(cost) - np.log(scale)
     return {
         "spearman": rank_correlation(scale, cost), "explained": float(1 - error.var() / np.log(cost).var()),

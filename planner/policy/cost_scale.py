@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from planner.errors import PolicyError
 from planner.policy.trees import Trees
 
-__all__ = ["CostScale", "fit_cost_scale"]
+__all__ = ["CostScale", "fit_cost_scale", "relative_log_cost", "remove"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MODEL, _MAP = "model_cost.txt", "cost.json"
+_NUMBERS = ("intercept", "slope", "low", "high", "explained")
 _LEAST_EXPLAINED, _SURE = 0.1, 2.0
 """Share of the variance of log-cost, and its standard errors from 0, below which all prompts are taken as typical."""
 
@@ -52,7 +53,7 @@ class CostScale:
         return np.minimum(np.maximum(np.exp(self.intercept + self.slope * raw), self.low), self.high)
 
     def save(self, folder: Path) -> None:
-        numbers = {name: getattr(self, name) for name in ("intercept", "slope", "low", "high", "explained")}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
         (folder / _MODEL).write_text(self.model_text, encoding="utf-8")
         (folder / _MAP).write_text(json.dumps(numbers) + "\n", encoding="utf-8")
 
@@ -64,12 +65,15 @@ class CostScale:
             return None
         try:
             numbers = json.loads(path.read_text(encoding="utf-8"))
-            found = {name: float(numbers[name]) for name in ("intercept", "slope", "low", "high", "explained")}
+            found = {name: float(numbers[name]) for name in _NUMBERS}
             text = (folder / _MODEL).read_text(encoding="utf-8")
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise PolicyError(f"damaged ({error!r})", where=str(path), hint="Fit the policy again") from error
-        if not 0 < found["low"] <= found["high"]:
-            raise PolicyError("scales must be positive", where=str(path), field="low", value=found["low"])
+        if not 0 < found["low"] <= found["high"] or not np.isfinite(list(found.values())).all():
+            raise PolicyError(
+                "scales must be positive and finite", where=str(path), field="low", value=found["low"],
+                hint="Fit the policy again",
+            )  # fmt: skip
         trees = Trees.from_text(text, where=str(folder / _MODEL))
         if trees.n_features != features:
             raise PolicyError("the model and features.json disagree on the number of features", where=str(path))
@@ -85,6 +89,15 @@ def remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def relative_log_cost(costs: Floats) -> Floats:
+    """Mean over models of log(cost), each less its mean over problems, [P], from what one sample costs [P, M]; one that
+    costs hardly anything counts as a thousandth of the model's median."""
+    floored = np.maximum(costs, np.maximum(np.median(costs, axis=0) / 1000, 1e-300))
+    log_cost = np.log(floored)
+    relative: Floats = (log_cost - log_cost.mean(axis=0)).mean(axis=1)
+    return relative
+
+
 def fit_cost_scale(matrix: Floats, costs: Floats, fold: Ints, *, seed: int) -> CostScale | None:
     """From features [P, F] and what one sample costs [P, M] with each of M policy models; None where prompts do not
     tell.
@@ -94,8 +107,7 @@ def fit_cost_scale(matrix: Floats, costs: Floats, fold: Ints, *, seed: int) -> C
     """
     from planner.policy.boosting import choose_trees, grow
 
-    log_cost = np.log(np.maximum(costs, 1e-300))
-    label = (log_cost - log_cost.mean(axis=0)).mean(axis=1)
+    label = relative_log_cost(costs)
     variance, weight = float(label.var()), np.ones(len(label))
     if not variance > 1e-12:
         return None

@@ -128,11 +128,13 @@ class Decisions:
             return f"{head}: the best of the plans that fit {budget}; none fits it for every prompt."
         if fixed < 0:
             return f"{head}: the best of the plans that fit {budget}, which is less than the policy's table starts at."
-        own = table.row(self.typical(row))
-        if own >= 0 and table.fallback[own, likely] and index == int(table.cells[own, likely]):
-            return f"{head}: no other gain was significant there, so this is the best fixed strategy within {budget}."
         if index == fixed:
             return f"{head}: it is also the best fixed strategy within {budget}."
+        own = table.row(self.typical(row))
+        if own >= 0 and table.fallback[own, likely] and index == int(table.cells[own, likely]):
+            return (
+                f"{head}: no other gain was significant there; of the plans that fit, it is the best over all prompts."
+            )
         gain = expected - float(weights @ table.accuracy[fixed])
         saved = float(weights @ table.cost[fixed]) / max(cost, 1e-30)
         if gain < 0.005 and saved > 1:

@@ -129,7 +129,9 @@ def cross_validate(
         train, test = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
         predictor = fit_predictor(outcomes, train, seed=seed, embeddings=embeddings)
         prompts = [outcomes.prompts[i] or "" for i in test]
-        held.predicted[test], held.scale[test] = predictor.predict(prompts), predictor.scales(prompts)
+        known = np.array([outcomes.prompts[i] is not None for i in test])
+        held.predicted[test] = predictor.predict(prompts)
+        held.scale[test] = np.where(known, predictor.scales(prompts), 1.0)
         held.base[test] = predictor.base_rate
         held.distribution[test] = predictor.distribution_of(held.predicted[test], BUCKET_EDGES)
         fitted = fit_plans(

@@ -180,9 +180,9 @@ def _with_seconds(
 
 _NOTE = (
     "Every choice (plans, table, predictor, each baseline's hyperparameters) is made on training folds and measured "
-    "on the held-out one; intervals resample problems. A plan fits a budget when its 95th-percentile cost, averaged "
-    "over the buckets a prompt may be in, is within it; costs shown are realised means. The oracle picks for each "
-    "problem by that problem's own outcomes, and bounds what any choice could reach."
+    "on the held-out one; intervals resample problems. A plan fits a budget when 95 in 100 of its runs keep within it: "
+    "over all problems for a fixed strategy, as foretold for the prompt for the policy; costs are realised means. "
+    "The oracle picks for each problem by that problem's own outcomes, and bounds what any choice could reach."
 )
 
 

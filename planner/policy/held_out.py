@@ -8,6 +8,7 @@ Only the per-problem oracle looks at the bank's outcomes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +107,9 @@ def evaluate_on(
         "policy": policy.get("name"), "source": "bank", "bank": bank_name(bank), "held_out": not same,
         "unit": outcomes.unit, "problems": len(outcomes.problem_ids), "folds": None, "budgets": budgets,
         "efficiency_gain": compare.efficiency(held, outcomes, resamples), "gap_closed": compare.gap_closed(budgets),
-        "predictor": compare.predictor_figures(held, outcomes) if known else None,
+        "predictor": compare.predictor_figures(held, outcomes) | {"cost": compare.cost_figures(held, outcomes)}
+        if known
+        else None,
         "probe": None, "drop": None,
         "missing": missing | _unpriced(budgets),
         "notes": [str(note) for note in notes],
@@ -178,9 +181,12 @@ def _held(document: PolicyDocument, chooser: Chooser, outcomes: Outcomes, column
     p95 = cost_percentile(outcomes.cost, outcomes.cost_p95)
     if not (bucket >= 0).any():
         del ways["policy_oracle_difficulty"]
+    sure = replace(table, p95=table.known_p95)
     for s, budget in enumerate(dense):
         for name, share in ways.items():
-            plan = choose_plans(table, share, budget / scale[outcomes.problem_index], allowed=allowed).plan
+            plan = choose_plans(
+                table if name == "policy" else sure, share, budget / scale[outcomes.problem_index], allowed=allowed
+            ).plan
             held.tracks[name].put(outcomes, everything, s, columns[np.where(plan < 0, cheapest, plan)])
         fixed = _fixed(table, budget, allowed, cheapest)
         held.tracks["best_fixed"].put(outcomes, everything, s, np.full(rows, columns[fixed]))

@@ -2,7 +2,7 @@
 
 Kept as text: `model_difficulty.txt` (LightGBM's format), `features.json` (which features) and `calibration.json` (the
 maps from log-odds to probability, the spread of true success around a prediction, the range of profiled prompts), and
-`embedding.json` where sentence embeddings help.
+`embedding.json` where sentence embeddings help, `model_cost.txt` and `cost.json` where prompts tell what answers cost.
 Nothing in a predictor changes after it was made, so any number of threads may share one.
 """
 
@@ -262,6 +262,7 @@ class DifficultyPredictor:
             "problems": self.problems,
             "base_rate": self.base_rate,
             "constant": self.trees is None,
+            "cost_scale": self.cost_scale is not None,
             "note": self.note,
             "intercept": self.calibration.intercept,
             "slope": self.calibration.slope,
@@ -343,7 +344,7 @@ class DifficultyPredictor:
             spread=spread,
             familiarity=None if familiarity is None else Familiarity.from_dict(familiarity, where=where),
             embedding=_embedding(path / _EMBEDDING),
-            cost_scale=CostScale.load(path, len(spec.names)),
+            cost_scale=_cost_scale(path, len(spec.names), needed=bool(document.get("cost_scale"))),
             far=None if line is None else Far(Calibration(line[0], line[1]), line[2], line[3]),
             base_rate=base_rate,
             problems=problems,
@@ -351,6 +352,14 @@ class DifficultyPredictor:
             note=document.get("note"),
             fit_=fit,
         )
+
+
+def _cost_scale(path: Path, features: int, *, needed: bool) -> CostScale | None:
+    """The policy's costs are per unit of scale: without what foretells it they would be taken for anyone's."""
+    found = CostScale.load(path, features)
+    if found is None and needed:
+        raise PolicyError("what foretells costs is missing", where=str(path / "cost.json"), hint="Fit the policy again")
+    return found
 
 
 def _embedding(path: Path) -> Refinement | None:

@@ -120,8 +120,9 @@ class Fitted:
         }
 
     def named_from(self) -> dict[int, float]:
-        """Each plan's smallest budget at which it is some bucket's plan or the best fixed one; without those that
-        never are. What fits changes only at the plans' own 95th percentiles."""
+        """Each plan's smallest budget at which it is some bucket's plan (of a typical prompt) or the best fixed one (of
+        all problems as they are); without those that never are. What fits changes only at the plans' own 95th
+        percentiles."""
         plans = np.array(self.plans)
         allowed = np.zeros(len(self.overall), dtype=bool)
         allowed[plans] = True
@@ -202,7 +203,8 @@ def fit_plans(
     told = None if predictor is None else predictor.oof_distribution(BUCKET_EDGES)
     foretold = _foretold(outcomes, problems, told, shares)[rows] @ known_p95 / per_scale
     # A mixture's 95th percentile is not the mixture of its parts', and predictions err: what 95 % of runs keep within.
-    margin = cost_percentile(cost / foretold, p95 / foretold)
+    ratios = (np.divide(x, foretold, out=np.ones_like(x), where=foretold > 0) for x in (cost, p95))
+    margin = cost_percentile(*ratios)
     fitted = Fitted(
         plans=(), raw=np.stack(raw), shrunk=np.stack(shrunk), error=np.stack(error),
         parts=np.stack(bucket_parts, axis=1),
@@ -287,7 +289,7 @@ def plan_documents(fitted: Fitted, outcomes: Outcomes) -> list[dict[str, Any]]:
         accuracy, cost = {}, {}
         for b, name in enumerate(BUCKET_EDGES):
             accuracy[name] = accuracy_cell(fitted.shrunk[b, i], fitted.error[b, i], fitted.counts[b])
-            cost[name] = _cost(fitted.parts[:, b, i], fitted.p95[b, i])
+            cost[name] = _cost(fitted.parts[:, b, i], fitted.p95[b, i]) | {"known_p95": float(fitted.known_p95[b, i])}
         documents.append(
             {
                 "strategy": c.strategy,
