@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.policy.choose import PlanTable, choose_plans
+from planner.policy.choose import choose_plans
 from planner.policy.evaluate import fit_predictor
-from planner.policy.table import BUCKET_EDGES, budget_grid, fit_plans, plan_documents, table_document
+from planner.policy.table import BUCKET_EDGES, budget_grid, fit_plans, plan_table
 from planner.profiling.bank import Bank
 from planner.profiling.columns import Configuration
 from planner.profiling.outcomes import Outcomes, outcomes_from_bank
@@ -73,11 +73,7 @@ def values(seen: Outcomes, whole: Outcomes, train: Ints, test: Ints, budgets: li
     fitted = fit_plans(
         seen, train, budgets, trials=trials, seed=0, verifier=verifier, predictor=predictor
     )  # fmt: skip
-    document: dict[str, Any] = {
-        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
-        "plans": plan_documents(fitted, seen), "table": table_document(fitted, budgets, seen.reference_cost),
-    }  # fmt: skip
-    table, plans = PlanTable.from_document(document), np.array(fitted.plans)
+    table, plans = plan_table(fitted, seen, budgets), np.array(fitted.plans)
     place = {c.key: i for i, c in enumerate(whole.configurations)}
     column = np.array([place.get(seen.configurations[i].key, -1) for i in fitted.plans])
     prompts = [whole.prompts[i] or "" for i in test]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.policy.choose import PlanTable, choose_plans
-from planner.policy.table import BUCKET_EDGES, Fitted, bucket_of, fit_plans, plan_documents, table_document
+from planner.policy.choose import choose_plans
+from planner.policy.table import BUCKET_EDGES, Fitted, bucket_of, fit_plans, plan_table
 from planner.profiling.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -162,9 +162,9 @@ def fit_predictor(
 def _policy(held: HeldOut, outcomes: Outcomes, fold: FoldFit) -> None:
     """The policy exactly as it would be deployed: through its own document and `choose_plans`."""
     fitted, train, test = fold.fitted, fold.train, fold.test
-    table, plans = _table(outcomes, fitted, held.budgets[::2]), np.array(fitted.plans)
+    table, plans = plan_table(fitted, outcomes, held.budgets[::2]), np.array(fitted.plans)
     # Who knows the bucket needs no room for being wrong about it.
-    sure = _table(outcomes, replace(fitted, p95=fitted.known_p95), held.budgets[::2])
+    sure = plan_table(replace(fitted, p95=fitted.known_p95), outcomes, held.budgets[::2])
     cheapest = int(np.argmin(fitted.overall_p95[plans]))
     difficulty = outcomes.difficulty.get(outcomes.reference_model, np.full(len(outcomes.problem_index), np.nan))
     if fitted.counts.sum():
@@ -194,15 +194,6 @@ def _policy(held: HeldOut, outcomes: Outcomes, fold: FoldFit) -> None:
     held.chosen.append(chosen)
     judged = "policy_oracle_difficulty" if "policy_oracle_difficulty" in ways else "policy"
     held.held.append(held.tracks[judged].accuracy[rows].mean(axis=0))
-
-
-def _table(outcomes: Outcomes, fitted: Fitted, budgets: list[float]) -> PlanTable:
-    document: dict[str, Any] = {
-        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
-        "plans": plan_documents(fitted, outcomes),
-        "table": table_document(fitted, budgets, outcomes.reference_cost),
-    }
-    return PlanTable.from_document(document)
 
 
 def _fixed(

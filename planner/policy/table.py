@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.policy.choose import TIE
+from planner.policy.choose import TIE, PlanTable
 from planner.policy.masks import unfit
 from planner.policy.search import front, search
 from planner.policy.space import Space, mask
@@ -33,6 +33,7 @@ __all__ = [
     "fit_plans",
     "masked_plans",
     "plan_documents",
+    "plan_table",
     "table_document",
 ]
 
@@ -340,6 +341,16 @@ def table_document(fitted: Fitted, budgets: list[float], reference_cost: float) 
              "best_fixed": None if fixed is None else place[fixed]}
         )  # fmt: skip
     return rows
+
+
+def plan_table(fitted: Fitted, outcomes: Outcomes, budgets: list[float]) -> PlanTable:
+    """What `choose` would read of a policy with these plans and rows."""
+    document = {
+        "bucket_edges": {name: list(edges) for name, edges in BUCKET_EDGES.items()},
+        "plans": plan_documents(fitted, outcomes),
+        "table": table_document(fitted, budgets, outcomes.reference_cost),
+    }
+    return PlanTable.from_document(document)
 
 
 def accuracy_cell(value: float, error: float, n: float) -> dict[str, Any]:
